@@ -1,0 +1,237 @@
+"""Write requirements/*.lock, or prove offline that they still fit (`--check`).
+
+Every lock holds third-party packages only, with hashes, for every platform and every Python from 3.11 on. `dev.lock` is
+compiled first, over all members and tools; the lock of each image is compiled against it, so one package has one version
+in the whole house. Members are installed after a lock with `--no-build-isolation --no-deps`.
+
+    .venv/bin/python scripts/lock.py                          write the locks, keeping every pin that still fits
+    .venv/bin/python scripts/lock.py --upgrade                write them with the newest versions
+    .venv/bin/python scripts/lock.py --upgrade-package NAME   ... of one package only (may be repeated)
+    .venv/bin/python scripts/lock.py --check                  no network: is every requirement met by a pin?
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
+OLDEST_PYTHON = "3.11"
+
+
+@dataclass(frozen=True)
+class Lock:
+    """One lock file: what it is compiled from."""
+
+    name: str
+    members: tuple[str, ...]
+    inputs: tuple[str, ...] = ("build.in",)
+    constrained: bool = True
+
+    @property
+    def path(self) -> Path:
+        return REQUIREMENTS / f"{self.name}.lock"
+
+
+PROTOS, KIT, CLIENT = "gen/python", "libs/kit", "clients/python"
+GATEWAY, PROVIDERS, RETRIEVAL, CLI = "services/gateway", "services/providers", "services/retrieval", "cli"
+
+LOCKS = (
+    Lock("bootstrap", (), ("bootstrap.in",), constrained=False),
+    Lock("dev", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI), ("dev.in",), constrained=False),
+    Lock("gateway", (PROTOS, KIT, GATEWAY)),
+    Lock("providers", (PROTOS, KIT, PROVIDERS)),
+    Lock("retrieval", (PROTOS, KIT, CLIENT, RETRIEVAL)),
+    Lock("cli", (PROTOS, KIT, CLIENT, CLI)),
+    Lock("mesh", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI)),
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a member's pyproject.toml says about its requirements."""
+
+    name: str
+    requirements: tuple[Requirement, ...]
+    extras: Mapping[str, tuple[Requirement, ...]]
+
+
+def workspace_members() -> tuple[str, ...]:
+    """The folders of the uv workspace, as the root's pyproject.toml lists them."""
+    root = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return tuple(root["tool"]["uv"]["workspace"]["members"])
+
+
+def read_member(folder: str) -> Member:
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project.get("optional-dependencies", {})
+    return Member(
+        name=canonicalize_name(project["name"]),
+        requirements=tuple(Requirement(line) for line in project.get("dependencies", ())),
+        extras={extra: tuple(Requirement(line) for line in lines) for extra, lines in extras.items()},
+    )
+
+
+def read_input(path: Path) -> Iterator[Requirement]:
+    """The requirements of a `.in` file, with the files it includes."""
+    for raw in path.read_text(encoding="utf-8").splitlines():
+        line = re.sub(r"(^|\s)#.*$", "", raw).strip()
+        if line.startswith("-r "):
+            yield from read_input(path.parent / line.removeprefix("-r ").strip())
+        elif line:
+            yield Requirement(line)
+
+
+def read_pins(path: Path) -> dict[str, list[tuple[Version, Requirement]]]:
+    """The pins of a lock by canonical name: a package may be pinned twice under markers that exclude each other."""
+    pins: dict[str, list[tuple[Version, Requirement]]] = {}
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    for raw in text.splitlines():
+        line = raw.split(" --hash=", 1)[0].strip()
+        if not line or line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        (specifier,) = requirement.specifier
+        pins.setdefault(canonicalize_name(requirement.name), []).append((Version(specifier.version), requirement))
+    return pins
+
+
+def compile_lock(lock: Lock, members: tuple[str, ...], upgrade: list[str], output: Path) -> None:
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
+    if uv is None:
+        raise SystemExit("lock: uv is missing; run `make setup` first")
+    command = [uv, "pip", "compile", "--quiet", "--universal", "--generate-hashes", "--no-header", "--no-annotate"]
+    command += ["--python-version", OLDEST_PYTHON, "--output-file", str(output)]
+    for member in members:
+        command += ["--no-emit-package", read_member(member).name]
+    if lock.constrained:
+        command += ["-c", "requirements/dev.lock"]
+    command += upgrade
+    if lock.members:
+        command.append("--all-extras")
+    command += [f"requirements/{name}" for name in lock.inputs]
+    command += [f"{member}/pyproject.toml" for member in lock.members]
+    # A folder of wheels that pip is told to look into would leave its own builds and hashes in a lock meant for everyone.
+    environment = {key: value for key, value in os.environ.items() if key not in {"PIP_FIND_LINKS", "UV_FIND_LINKS"}}
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+
+
+def write(upgrade: list[str]) -> None:
+    members = workspace_members()
+    for lock in LOCKS:
+        # uv keeps the pins of an existing output file unless told to upgrade; images follow dev.lock instead.
+        if lock.constrained:
+            lock.path.unlink(missing_ok=True)
+        compile_lock(lock, members, [] if lock.constrained else upgrade, lock.path)
+        print(f"lock: requirements/{lock.path.name}: {len(read_pins(lock.path))} packages")
+
+
+def unmet(requirement: Requirement, pins: Mapping[str, list[tuple[Version, Requirement]]]) -> str | None:
+    """Why no pin meets this requirement on the running platform, or None if one does."""
+    # With `extra` set to the empty string, markers that ask for one do not apply.
+    environment = {key: str(value) for key, value in default_environment().items()} | {"extra": ""}
+    if requirement.marker is not None and not requirement.marker.evaluate(environment):
+        return None
+    candidates = pins.get(canonicalize_name(requirement.name), [])
+    here = [version for version, pin in candidates if pin.marker is None or pin.marker.evaluate(environment)]
+    if not here:
+        return f"{requirement} has no pin"
+    if not any(requirement.specifier.contains(version, prereleases=True) for version in here):
+        return f"{requirement} is not met by the pin {', '.join(map(str, here))}"
+    return None
+
+
+def problems() -> list[str]:
+    """What is wrong with the locks, found without a network."""
+    folders = workspace_members()
+    members = {folder: read_member(folder) for folder in folders}
+    own = {member.name for member in members.values()}
+    found = []
+    dev = next(lock for lock in LOCKS if lock.name == "dev")
+    if set(dev.members) != set(folders):
+        found.append("scripts/lock.py: the members of the dev lock are not those of the workspace")
+    missing = [lock for lock in LOCKS if not lock.path.is_file()]
+    if missing:
+        return [*found, *(f"requirements/{lock.path.name} is missing" for lock in missing)]
+    dev_pins = read_pins(dev.path)
+    for lock in LOCKS:
+        label = f"requirements/{lock.path.name}"
+        pins = read_pins(lock.path)
+        wanted = [requirement for name in lock.inputs for requirement in read_input(REQUIREMENTS / name)]
+        inside = {members[folder].name for folder in lock.members}
+        for folder in lock.members:
+            member = members[folder]
+            wanted += member.requirements
+            wanted += [requirement for extra in member.extras.values() for requirement in extra]
+        for requirement in wanted:
+            name = canonicalize_name(requirement.name)
+            if name in own:
+                if name not in inside:
+                    found.append(f"{label}: needs the member {name}, which scripts/lock.py does not give it")
+                continue
+            reason = unmet(requirement, pins)
+            if reason:
+                found.append(f"{label}: {reason}")
+        for name, entries in pins.items():
+            if name in own:
+                found.append(f"{label}: holds the member {name}; members are installed from the tree")
+            dev_versions = {version for version, _ in dev_pins.get(name, [])}
+            differing = {version for version, _ in entries} - dev_versions
+            if differing:
+                versions = ", ".join(map(str, sorted(differing)))
+                found.append(f"{label}: {name} {versions} is not what dev.lock pins")
+        found += [f"{label}: {line}" for line in unhashed_or_located(lock.path)]
+    return found
+
+
+def unhashed_or_located(path: Path) -> Iterator[str]:
+    """Pins without a hash, and anything that names a host or a path."""
+    text = path.read_text(encoding="utf-8")
+    for raw in text.replace("\\\n", " ").splitlines():
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        if " --hash=sha256:" not in line:
+            yield f"no hash: {line}"
+    for number, line in enumerate(text.splitlines(), 1):
+        if "://" in line or line.lstrip().startswith(("-e", "--index", "--extra-index", "--find-links", "/", ".", "#")):
+            yield f"line {number} names an address or a path, or is a comment: {line.strip()}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n", 1)[0])
+    parser.add_argument("--check", action="store_true", help="prove without a network that the locks fit")
+    parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
+    parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME", help="take the newest of one")
+    arguments = parser.parse_args()
+    if not arguments.check:
+        upgrade = ["--upgrade"] if arguments.upgrade else []
+        for name in arguments.upgrade_package:
+            upgrade += ["--upgrade-package", name]
+        write(upgrade)
+    found = problems()
+    for problem in found:
+        print(f"lock: {problem}", file=sys.stderr)
+    if found:
+        print("lock: run `make lock` and commit requirements/", file=sys.stderr)
+        return 1
+    print(f"lock: {len(LOCKS)} locks meet every requirement of every member")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
