@@ -1,14 +1,76 @@
 # Every task of this repository. `make help` lists them; the text after ## is what it shows.
+#
+#   make setup PYTHON=python3.13    another interpreter (3.11 or newer)
+#   make test ARGS="-k resume -x"   what follows is handed to pytest, or to the tool of the target
 
 PYTHON ?= python3
-VENV := .venv/bin
+ARGS ?=
+BIN := .venv/bin
+
+SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/*/sluice_* cli/sluice_cli bench scripts)
+TESTS := $(wildcard libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup
+.PHONY: help setup gen lock fmt lint types test check demo bench clean release
 
 help: ## show this list
 	@echo "Sluice: make <target>"
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-9s %s\n", $$1, $$2 }'
 
-setup: ## make .venv with every pinned package and this repository's members (does nothing when up to date)
+setup: ## make .venv with every pinned package and the members (does nothing when up to date)
 	@$(PYTHON) scripts/setup.py
+
+gen: setup ## generate gen/ from protos/
+	@$(BIN)/python scripts/gen.py $(ARGS)
+
+lock: setup ## compile requirements/*.lock; ARGS=--upgrade takes newer versions (needs the network)
+	@$(BIN)/python scripts/lock.py $(ARGS)
+
+fmt: setup ## format the code and fix what can be fixed
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+	@echo "fmt: done"
+
+lint: setup ## formatting, ruff, and buf lint of the contracts
+	@echo "lint: ruff format --check"
+	@$(BIN)/ruff format --check --quiet . || { echo "lint: run \`make fmt\`"; exit 1; }
+	@echo "lint: ruff check"
+	@$(BIN)/ruff check .
+	@$(BIN)/python scripts/contracts.py lint
+
+types: setup ## mypy --strict over everything that ships, then over the tests
+	@echo "types: sources"
+	@$(BIN)/mypy $(SOURCES)
+	@echo "types: tests"
+	@$(BIN)/mypy --config-file mypy-tests.ini $(TESTS)
+
+test: setup ## every test; ARGS="-k word" chooses
+	@echo "test: pytest"
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## what CI runs: generated code and locks current, lint, types, compatibility, every test
+	@echo "check: generated code"
+	@$(BIN)/python scripts/gen.py --check
+	@echo "check: locks"
+	@$(BIN)/python scripts/lock.py --check
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@echo "check: contracts against the last release"
+	@$(BIN)/python scripts/contracts.py breaking
+	@$(MAKE) --no-print-directory test
+	@echo "check: all good"
+
+demo: setup ## start a mesh, index this repository, ask about it, stop; no key and no server needed
+	@$(BIN)/python scripts/demo.py $(ARGS)
+
+bench: setup ## measure streaming against a mock upstream; ARGS=--help lists the scenarios
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## remove the environment, caches and what was built
+	rm -rf .venv .setup.lock build dist .mypy_cache .mypy_cache_tests .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
+
+release: setup ## prepare a release: make release VERSION=0.1.0
+	@test -n "$(VERSION)" || { echo "release: say which: make release VERSION=0.1.0"; exit 2; }
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python scripts/release.py $(VERSION)

@@ -21,7 +21,9 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import TypeAlias
 
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
@@ -31,6 +33,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 OLDEST_PYTHON = "3.11"
+
+Pins: TypeAlias = dict[str, list[tuple[Version, Requirement]]]
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,9 @@ def read_input(path: Path) -> Iterator[Requirement]:
             yield Requirement(line)
 
 
-def read_pins(path: Path) -> dict[str, list[tuple[Version, Requirement]]]:
+def read_pins(path: Path) -> Pins:
     """The pins of a lock by canonical name: a package may be pinned twice under markers that exclude each other."""
-    pins: dict[str, list[tuple[Version, Requirement]]] = {}
+    pins: Pins = {}
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     for raw in text.splitlines():
         line = raw.split(" --hash=", 1)[0].strip()
@@ -140,10 +144,14 @@ def write(upgrade: list[str]) -> None:
         print(f"lock: requirements/{lock.path.name}: {len(read_pins(lock.path))} packages")
 
 
-def unmet(requirement: Requirement, pins: Mapping[str, list[tuple[Version, Requirement]]]) -> str | None:
+def marker_environment(extra: str = "") -> dict[str, str]:
+    """What markers are judged by: this platform. Without an extra, markers that ask for one do not apply."""
+    return {key: str(value) for key, value in default_environment().items()} | {"extra": extra}
+
+
+def unmet(requirement: Requirement, pins: Pins) -> str | None:
     """Why no pin meets this requirement on the running platform, or None if one does."""
-    # With `extra` set to the empty string, markers that ask for one do not apply.
-    environment = {key: str(value) for key, value in default_environment().items()} | {"extra": ""}
+    environment = marker_environment()
     if requirement.marker is not None and not requirement.marker.evaluate(environment):
         return None
     candidates = pins.get(canonicalize_name(requirement.name), [])
@@ -153,6 +161,35 @@ def unmet(requirement: Requirement, pins: Mapping[str, list[tuple[Version, Requi
     if not any(requirement.specifier.contains(version, prereleases=True) for version in here):
         return f"{requirement} is not met by the pin {', '.join(map(str, here))}"
     return None
+
+
+def unmet_below(roots: list[Requirement], pins: Pins, own: set[str]) -> Iterator[str]:
+    """What packages of a lock need and the lock does not give, as far as they are installed here at the pinned version."""
+    queue = [(root, "") for root in roots if canonicalize_name(root.name) not in own]
+    seen: set[tuple[str, str]] = set()
+    while queue:
+        requirement, needed_by = queue.pop()
+        name = canonicalize_name(requirement.name)
+        reason = unmet(requirement, pins)
+        if reason is not None:
+            yield reason + needed_by
+            continue
+        for extra in ("", *sorted(requirement.extras)):
+            if (name, extra) in seen:
+                continue
+            seen.add((name, extra))
+            try:
+                installed = metadata.distribution(name)
+            except metadata.PackageNotFoundError:
+                continue  # its marker does not apply here, or the environment is older than the lock
+            if Version(installed.version) not in {version for version, _ in pins[name]}:
+                continue
+            environment = marker_environment(extra)
+            for line in installed.requires or ():
+                below = Requirement(line)
+                if below.marker is None or below.marker.evaluate(environment):
+                    below.marker = None
+                    queue.append((below, f", which {name} needs"))
 
 
 def problems() -> list[str]:
@@ -177,23 +214,17 @@ def problems() -> list[str]:
             member = members[folder]
             wanted += member.requirements
             wanted += [requirement for extra in member.extras.values() for requirement in extra]
-        for requirement in wanted:
-            name = canonicalize_name(requirement.name)
-            if name in own:
-                if name not in inside:
-                    found.append(f"{label}: needs the member {name}, which scripts/lock.py does not give it")
-                continue
-            reason = unmet(requirement, pins)
-            if reason:
-                found.append(f"{label}: {reason}")
-        for name, entries in pins.items():
-            if name in own:
-                found.append(f"{label}: holds the member {name}; members are installed from the tree")
-            dev_versions = {version for version, _ in dev_pins.get(name, [])}
+        for name in sorted({canonicalize_name(requirement.name) for requirement in wanted} & own - inside):
+            found.append(f"{label}: needs the member {name}, which scripts/lock.py does not give it")
+        found += [f"{label}: {reason}" for reason in unmet_below(wanted, pins, own)]
+        for pinned, entries in pins.items():
+            if pinned in own:
+                found.append(f"{label}: holds the member {pinned}; members are installed from the tree")
+            dev_versions = {version for version, _ in dev_pins.get(pinned, [])}
             differing = {version for version, _ in entries} - dev_versions
             if differing:
                 versions = ", ".join(map(str, sorted(differing)))
-                found.append(f"{label}: {name} {versions} is not what dev.lock pins")
+                found.append(f"{label}: {pinned} {versions} is not what dev.lock pins")
         found += [f"{label}: {line}" for line in unhashed_or_located(lock.path)]
     return found
 
@@ -220,8 +251,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if not arguments.check:
         upgrade = ["--upgrade"] if arguments.upgrade else []
-        for name in arguments.upgrade_package:
-            upgrade += ["--upgrade-package", name]
+        for package in arguments.upgrade_package:
+            upgrade += ["--upgrade-package", package]
         write(upgrade)
     found = problems()
     for problem in found:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 
-if sys.version_info < (3, 11):
+if sys.version_info < (3, 11):  # noqa: UP036 - this file is what tells that Python is too old
     # `make` may have found an old python3 while a newer one is installed beside it: go on with that one.
     for minor in (15, 14, 13, 12, 11):
         newer = shutil.which("python3.%d" % minor)  # noqa: UP031 - this line has to parse on old Pythons
@@ -150,7 +150,9 @@ def install(folders: list[str], fresh: bool) -> None:
     editables = [word for folder in folders for word in ("-e", str(ROOT / folder))]
     step(
         "installing this repository's members: " + ", ".join(folders),
-        lambda: run([*uv, "--quiet", "--no-build-isolation", "--no-deps", *editables], environment, "See the message above."),
+        lambda: run(
+            [*uv, "--quiet", "--no-build-isolation", "--no-deps", *editables], environment, "See the message above."
+        ),
     )
 
 
