@@ -150,10 +150,8 @@ def marker_environment(extra: str = "") -> dict[str, str]:
 
 
 def unmet(requirement: Requirement, pins: Pins) -> str | None:
-    """Why no pin meets this requirement on the running platform, or None if one does."""
+    """Why no pin meets a requirement that applies on the running platform, or None if one does."""
     environment = marker_environment()
-    if requirement.marker is not None and not requirement.marker.evaluate(environment):
-        return None
     candidates = pins.get(canonicalize_name(requirement.name), [])
     here = [version for version, pin in candidates if pin.marker is None or pin.marker.evaluate(environment)]
     if not here:
@@ -170,6 +168,8 @@ def unmet_below(roots: list[Requirement], pins: Pins, own: set[str]) -> Iterator
     while queue:
         requirement, needed_by = queue.pop()
         name = canonicalize_name(requirement.name)
+        if requirement.marker is not None and not requirement.marker.evaluate(marker_environment()):
+            continue
         reason = unmet(requirement, pins)
         if reason is not None:
             yield reason + needed_by
@@ -214,8 +214,10 @@ def problems() -> list[str]:
             member = members[folder]
             wanted += member.requirements
             wanted += [requirement for extra in member.extras.values() for requirement in extra]
-        for name in sorted({canonicalize_name(requirement.name) for requirement in wanted} & own - inside):
-            found.append(f"{label}: needs the member {name}, which scripts/lock.py does not give it")
+        outside = {canonicalize_name(requirement.name) for requirement in wanted} & own - inside
+        found += [
+            f"{label}: needs the member {name}, which scripts/lock.py does not give it" for name in sorted(outside)
+        ]
         found += [f"{label}: {reason}" for reason in unmet_below(wanted, pins, own)]
         for pinned, entries in pins.items():
             if pinned in own:
