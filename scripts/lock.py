@@ -106,8 +106,8 @@ def read_pins(path: Path) -> Pins:
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     for raw in text.splitlines():
         line = raw.split(" --hash=", 1)[0].strip()
-        if not line or line.startswith("#"):
-            continue
+        if not line or line.startswith(("#", "-")):
+            continue  # options do not belong in a lock: unhashed_or_located() names them
         requirement = Requirement(line)
         (specifier,) = requirement.specifier
         pins.setdefault(canonicalize_name(requirement.name), []).append((Version(specifier.version), requirement))

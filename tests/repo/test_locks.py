@@ -1,0 +1,81 @@
+"""The locks meet what the members ask for, name no place, and the check that says so can fail."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from .house import ROOT, load_script
+
+VENDORS = {"openai", "anthropic"}
+STORE = {"qdrant-client", "qdrant-edge-py", "tree-sitter", "semantic-text-splitter"}
+
+
+@pytest.fixture
+def lock() -> ModuleType:
+    return load_script("lock")
+
+
+@pytest.fixture
+def copy(lock: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what the check reads, for it to look at instead."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    for folder in lock.workspace_members():
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(ROOT / folder / "pyproject.toml", tmp_path / folder)
+    monkeypatch.setattr(lock, "ROOT", tmp_path)
+    monkeypatch.setattr(lock, "REQUIREMENTS", tmp_path / "requirements")
+    return tmp_path
+
+
+def names(lock: ModuleType, image: str) -> set[str]:
+    return set(lock.read_pins(ROOT / "requirements" / f"{image}.lock"))
+
+
+def test_the_locks_fit(lock: ModuleType) -> None:
+    assert lock.problems() == []
+
+
+def test_every_file_of_requirements_is_known(lock: ModuleType) -> None:
+    assert {path.name for path in (ROOT / "requirements").glob("*.lock")} == {known.path.name for known in lock.LOCKS}
+
+
+def test_images_carry_what_they_need_and_no_more(lock: ModuleType) -> None:
+    assert not names(lock, "gateway") & (VENDORS | STORE | {"rich", "typer"})
+    assert not names(lock, "providers") & (STORE | {"sqlalchemy", "rich", "typer"})
+    assert names(lock, "providers") >= VENDORS
+    assert not names(lock, "retrieval") & (VENDORS | {"aiohttp", "rich", "typer"})
+    assert names(lock, "retrieval") >= STORE
+    assert not names(lock, "cli") & (VENDORS | STORE | {"sqlalchemy", "aiohttp"})
+    assert names(lock, "mesh") >= VENDORS | STORE
+    for image in ("gateway", "providers", "retrieval", "cli", "mesh"):
+        assert "hatchling" in names(lock, image), "members are installed without build isolation"
+        assert not names(lock, image) & {"pytest", "mypy", "ruff", "grpcio-tools", "buf-bin"}
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "replacement", "complaint"),
+    [
+        ("services/gateway/pyproject.toml", r'"sqlalchemy>=[\d.]+"', '"sqlalchemy>=99"', "sqlalchemy>=99 is not met"),
+        ("services/gateway/pyproject.toml", r'"sluice-kit",', '"sluice-kit", "flask",', "flask has no pin"),
+        ("services/gateway/pyproject.toml", r'"sluice-kit",', '"sluice-kit", "sluice-client",', "needs the member"),
+        ("requirements/gateway.lock", r"(?m)^grpcio==[\d.]+", "grpcio==1.0", "grpcio 1.0 is not what dev.lock pins"),
+        ("requirements/gateway.lock", r"(?m)^typing-extensions==.*\\\n( +--hash.*\n)+", "", "typing-extensions"),
+        ("requirements/cli.lock", r"(?m)^rich==(\S+) \\\n(    --hash=.*\n)+", r"rich==\1\n", "no hash: rich"),
+        ("requirements/dev.lock", r"\A", "--index-url https://packages.example/simple\n", "names an address"),
+        ("requirements/dev.lock", r"\A", "-e ./libs/kit\n", "names an address or a path"),
+    ],
+)
+def test_the_check_finds(
+    lock: ModuleType, copy: Path, file: str, pattern: str, replacement: str, complaint: str
+) -> None:
+    path = copy / file
+    text = path.read_text(encoding="utf-8")
+    assert re.search(pattern, text), f"{file} no longer holds {pattern}"
+    path.write_text(re.sub(pattern, replacement, text, count=1), encoding="utf-8")
+    assert any(complaint in problem for problem in lock.problems()), lock.problems()
