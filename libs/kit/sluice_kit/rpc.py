@@ -1,0 +1,270 @@
+"""The wrapper around every handler, and what a handler knows of its call.
+
+A service implements its RPCs as plain coroutines, one per method, that know nothing of grpc:
+
+    async def GetTask(self, request: GetTaskRequest, call: Call) -> GetTaskResponse
+    async def WatchTask(self, request: WatchTaskRequest, call: Call, send: SendMessage) -> None
+
+`Dispatcher.handler` turns such an object into grpc handlers. Around each call it establishes identity, role and
+deadline, validates the request against the rules in its proto, keeps the registry of what is in flight, and maps
+every exception: a SluiceError becomes its status, anything else is logged under an id and leaves as INTERNAL with that
+id alone, because grpc would show the exception's text to the caller.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, cast
+
+import grpc
+import protovalidate
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+
+from sluice.auth.v1.identity_pb2 import Identity
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice_kit import errors
+from sluice_kit.auth import Authenticator, Metadata
+from sluice_kit.errors import FieldViolation, InvalidRequestError, SluiceError, make_error
+from sluice_kit.identity import LOCAL_IDENTITY
+from sluice_kit.roles import authorize
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_KEY: Final = "x-request-id"
+_MAX_REQUEST_ID_CHARS: Final = 128
+_DRAIN_RETRY_SECONDS: Final = 1.0
+_MAX_VIOLATIONS: Final = 16
+
+Context = Any
+"""A grpc.aio.ServicerContext; the stubs get its methods wrong."""
+
+SendMessage = Callable[[Any], Awaitable[None]]
+"""Sends one message of a stream: a protobuf message, or its bytes already serialised."""
+
+
+class Call:
+    """What a handler knows of its call, independent of the transport.
+
+    `deadline` is on the clock of `asyncio`'s loop, in seconds; None means that the caller set none.
+    """
+
+    __slots__ = ("_request_id", "deadline", "identity", "metadata", "method")
+
+    def __init__(
+        self,
+        method: str,
+        identity: Identity = LOCAL_IDENTITY,
+        deadline: float | None = None,
+        metadata: Metadata = (),
+    ) -> None:
+        self.method = method
+        self.identity = identity
+        self.deadline = deadline
+        self.metadata = metadata
+        self._request_id: str | None = None
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that owns whatever the call touches."""
+        return self.identity.tenant
+
+    @property
+    def request_id(self) -> str:
+        """What logs call this call: the caller's `x-request-id`, else one made up."""
+        if self._request_id is None:
+            for key, value in self.metadata:
+                if key == REQUEST_ID_KEY and isinstance(value, str) and value.isprintable():
+                    self._request_id = value[:_MAX_REQUEST_ID_CHARS]
+                    break
+            else:
+                self._request_id = uuid.uuid4().hex
+        return self._request_id
+
+    def time_remaining(self) -> float | None:
+        """Returns the seconds left, at least 0; None without a deadline."""
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - asyncio.get_running_loop().time())
+
+    def with_timeout(self, seconds: float) -> "Call":
+        """Returns the same call with a deadline at most so many seconds away."""
+        limit = asyncio.get_running_loop().time() + seconds
+        deadline = limit if self.deadline is None else min(limit, self.deadline)
+        child = Call(self.method, self.identity, deadline, self.metadata)
+        child._request_id = self._request_id
+        return child
+
+
+current_call: ContextVar[Call | None] = ContextVar("sluice_current_call", default=None)
+"""The call that the running task serves, for logs."""
+
+
+def validate(request: Message) -> None:
+    """Raises InvalidRequestError, naming every field at fault, if the request breaks a rule of its proto."""
+    violations = protovalidate.collect_violations(request)
+    if not violations:
+        return
+    rows = [
+        FieldViolation(_path(violation.proto.field), violation.proto.message)
+        for violation in violations[:_MAX_VIOLATIONS]
+    ]
+    first = rows[0]
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    raise InvalidRequestError(f"{first.field or 'request'}: {first.description}{more}", violations=rows)
+
+
+def _path(field: Any) -> str:
+    """Writes protovalidate's field path the way BadRequest spells one: `spec.messages[0].role`."""
+    parts: list[str] = []
+    for element in field.elements if field is not None else ():
+        subscript = element.subscript
+        text = element.field_name
+        if subscript is not None:
+            value = subscript.value
+            text += f'["{value}"]' if isinstance(value, str) else f"[{value}]"
+        parts.append(text)
+    return ".".join(parts)
+
+
+def invalid_field(field: str, description: str) -> InvalidRequestError:
+    """Returns the error for one field that a rule outside the proto forbids."""
+    return InvalidRequestError(f"{field}: {description}", violations=[FieldViolation(field, description)])
+
+
+def serialize(message: Any) -> bytes:
+    """Serialises a message; bytes pass as they are, because hot paths serialise once for many receivers."""
+    if type(message) is bytes:
+        return message
+    serialized: bytes = message.SerializeToString()
+    return serialized
+
+
+class Dispatcher:
+    """Wraps the handlers of one listener and knows what is in flight on it."""
+
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
+        self._in_flight: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    @property
+    def in_flight(self) -> int:
+        """Number of calls being served."""
+        return len(self._in_flight)
+
+    def drain(self) -> None:
+        """Refuses new calls from now on, with DRAINING."""
+        self._draining = True
+
+    async def wait_idle(self) -> None:
+        """Waits until no call is in flight, those included whose transport is already gone."""
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+
+    def handler(self, service: ServiceDescriptor, implementation: object) -> "grpc.GenericRpcHandler[Any, Any]":
+        """Returns the grpc handlers of a service. The implementation has a coroutine for each method, by its name.
+
+        Raises TypeError if one is missing: an RPC is never left out silently.
+        """
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        for method in service.methods:
+            function = getattr(implementation, method.name, None)
+            if function is None:
+                raise TypeError(f"{type(implementation).__name__} does not implement {method.full_name}")
+            handlers[method.name] = self._method_handler(service, method, function)
+        return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+    def _method_handler(
+        self, service: ServiceDescriptor, method: MethodDescriptor, function: Callable[..., Awaitable[Any]]
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        path = f"/{service.full_name}/{method.name}"
+        parse = message_factory.GetMessageClass(method.input_type).FromString
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self.stream(path, function), parse, serialize)
+        return grpc.unary_unary_rpc_method_handler(self.unary(path, function), parse, serialize)
+
+    def unary(
+        self, path: str, function: Callable[[Any, Call], Awaitable[Any]], *, check: bool = True
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Wraps a coroutine that answers with one message. `check` False leaves validation to another service."""
+
+        async def handle(request: Any, context: Context) -> Any:
+            task = self._enter()
+            try:
+                call = self._open(path, context)
+                if check:
+                    validate(request)
+                return await function(request, call)
+            except Exception as error:  # noqa: BLE001  # the one seam where every exception becomes a status
+                await self._abort(path, error, context)
+            finally:
+                self._in_flight.discard(task)
+
+        return handle
+
+    def stream(
+        self, path: str, function: Callable[[Any, Call, SendMessage], Awaitable[None]], *, check: bool = True
+    ) -> Callable[[Any, Any], Awaitable[None]]:
+        """Wraps a coroutine that sends a stream of messages. `check` False leaves validation to another service."""
+
+        async def handle(request: Any, context: Context) -> None:
+            task = self._enter()
+            try:
+                call = self._open(path, context)
+                if check:
+                    validate(request)
+                await function(request, call, context.write)
+            except Exception as error:  # noqa: BLE001  # the one seam where every exception becomes a status
+                await self._abort(path, error, context)
+            finally:
+                self._in_flight.discard(task)
+
+        return handle
+
+    def _enter(self) -> asyncio.Task[Any]:
+        task = asyncio.current_task()
+        assert task is not None  # grpc.aio runs every handler in a task of its own
+        self._in_flight.add(task)
+        return task
+
+    def _open(self, path: str, context: Context) -> Call:
+        if self._draining:
+            raise make_error(
+                ErrorReason.ERROR_REASON_DRAINING, "the service is shutting down", retry_after=_DRAIN_RETRY_SECONDS
+            )
+        metadata = cast("Metadata", context.invocation_metadata())
+        identity = self._authenticator.authenticate(metadata, context.peer())
+        authorize(identity, path)
+        left = context.time_remaining()
+        deadline = asyncio.get_running_loop().time() + left if left is not None else None
+        call = Call(path, identity, deadline, metadata)
+        current_call.set(call)
+        return call
+
+    async def _abort(self, path: str, error: Exception, context: Context) -> None:
+        if context.done():
+            # The peer is gone (a dead one does not always end a handler by CancelledError), so nobody can be told.
+            log.debug("call ended by its peer", extra={"method": path})
+            raise error
+        if isinstance(error, grpc.aio.AioRpcError):
+            # A call to another service failed and the handler had nothing to add.
+            error = errors.from_rpc_error(error)
+        if isinstance(error, SluiceError):
+            failure = error
+            log.info("call failed", extra={"method": path, "reason": failure.reason_name, "detail": failure.message})
+        else:
+            error_id = uuid.uuid4().hex[:12]
+            failure = errors.internal_error(error_id)
+            log.error("unexpected exception", extra={"method": path, "error_id": error_id}, exc_info=error)
+        status = errors.to_status(failure)
+        trailers = ((errors.STATUS_DETAILS_KEY, status.SerializeToString()),)
+        await context.abort(failure.code, status.message, trailers)
+
+
+def handlers_by_path(service: ServiceDescriptor) -> Mapping[str, MethodDescriptor]:
+    """Returns the methods of a service by their path on the wire."""
+    return {f"/{service.full_name}/{method.name}": method for method in service.methods}

@@ -1,0 +1,207 @@
+"""One bootstrap for every service: bind check, health, reflection, drain.
+
+The order is the same everywhere: bind (a port in use is an error at once), health NOT_SERVING, the service warms up,
+SERVING. On SIGTERM: NOT_SERVING first, so that balancers turn away, new calls are refused with DRAINING, calls in
+flight finish within the grace, the rest is cancelled and awaited.
+"""
+
+import asyncio
+import logging
+import socket
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from sluice_kit.auth import Authenticator
+from sluice_kit.config import ServerConfig
+from sluice_kit.rpc import Dispatcher
+
+log = logging.getLogger(__name__)
+
+SERVER_OPTIONS: Final[dict[str, int]] = {
+    # On by default in grpc: two servers would bind one port without an error.
+    "grpc.so_reuseport": 0,
+    # A dead peer is noticed after 50 s at the most.
+    "grpc.keepalive_time_ms": 30_000,
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.max_pings_without_data": 0,
+    # grpc's default of 300 s would kill silent streams of clients that ping more often.
+    "grpc.http2.min_ping_interval_without_data_ms": 20_000,
+    # Error details travel as a header; grpc may drop a status above the soft limit.
+    "grpc.max_metadata_size": 32 * 1024,
+}
+
+
+class BindError(Exception):
+    """An address cannot be listened on. The message says which and why."""
+
+
+class Service(Protocol):
+    """One service of the mesh: what `main` and `testing` run."""
+
+    name: str
+    """Its section of the configuration, e.g. `gateway`."""
+    listen: str
+    """Address to serve on: `host:port` (port 0: any free one) or `unix:/path`."""
+    probe: str | None
+    """Address for health checks alone; None: none."""
+    authenticator: Authenticator
+    """How its listener finds out who calls."""
+
+    def register(self, server: "Server") -> None:
+        """Adds its RPCs to the server."""
+
+    async def start(self) -> None:
+        """Gets ready to serve. Health is NOT_SERVING until this returns."""
+
+    async def drain(self, grace: float) -> None:
+        """Is told that it will stop within `grace` seconds; returns at once or when it is idle."""
+
+    async def stop(self) -> None:
+        """Releases everything, after the last call ended."""
+
+
+class Server:
+    """A grpc server with health, reflection and an orderly end."""
+
+    def __init__(self, name: str, listen: str, probe: str | None, authenticator: Authenticator, config: ServerConfig):
+        self.name = name
+        self.address = listen
+        self.probe_address = probe
+        self.dispatcher = Dispatcher(authenticator)
+        self._config = config
+        options = SERVER_OPTIONS | {
+            "grpc.max_receive_message_length": config.max_message_bytes,
+            "grpc.max_send_message_length": config.max_message_bytes,
+        }
+        self._server = grpc.aio.server(options=list(options.items()))
+        self._probe = grpc.aio.server(options=[("grpc.so_reuseport", 0)]) if probe is not None else None
+        self._health = health.aio.HealthServicer()
+        self._names: list[str] = []
+
+    def add(self, service: ServiceDescriptor, implementation: object) -> None:
+        """Serves a service; see Dispatcher.handler."""
+        self._server.add_generic_rpc_handlers((self.dispatcher.handler(service, implementation),))
+        self._names.append(service.full_name)
+
+    def add_generic(self, handler: "grpc.GenericRpcHandler[Any, Any]", names: list[str]) -> None:
+        """Serves whole services by one handler, e.g. to forward them. `names` are theirs, for reflection."""
+        self._server.add_generic_rpc_handlers((handler,))
+        self._names.extend(names)
+
+    async def bind(self) -> None:
+        """Takes the addresses and answers health checks, with NOT_SERVING. Raises BindError."""
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        for server in filter(None, (self._server, self._probe)):
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if self._config.reflection:
+            names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            reflection.enable_server_reflection(names, self._server)
+        self.address = _bind(self._server, self.address)
+        if self._probe is not None and self.probe_address is not None:
+            self.probe_address = _bind(self._probe, self.probe_address)
+            await self._probe.start()
+        await self._server.start()
+
+    async def ready(self) -> None:
+        """Reports SERVING."""
+        for name in ("", *self._names):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        log.info("serving", extra={"address": self.address})
+
+    def refuse_new(self) -> None:
+        """Refuses new calls with DRAINING."""
+        self.dispatcher.drain()
+
+    async def report_stopping(self) -> None:
+        """Reports NOT_SERVING, for good."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self, grace: float) -> None:
+        """Lets calls in flight finish for `grace` seconds, cancels the rest and waits for their tasks too."""
+        await self._server.stop(grace)
+        # grpc does not wait for the tasks of calls that it aborted.
+        await self.dispatcher.wait_idle()
+        if self._probe is not None:
+            await self._probe.stop(None)
+
+
+def _bind(server: Any, address: str) -> str:
+    _check_unix_socket(address)
+    try:
+        port: int = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise BindError(f"cannot listen on {address}: {_why(address)}")
+    if address.startswith("unix"):
+        return address
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def _check_unix_socket(address: str) -> None:
+    """grpc removes an existing socket file before it binds, even one that is served; so look first."""
+    if not address.startswith("unix:"):
+        return
+    path = Path(address.removeprefix("unix:").removeprefix("//"))
+    if len(str(path).encode()) > 100:
+        raise BindError(f"cannot listen on {address}: the path of a Unix socket may have 100 bytes at most")
+    if not path.parent.is_dir():
+        raise BindError(f"cannot listen on {address}: {path.parent} is not a folder")
+    with socket.socket(socket.AF_UNIX) as probe:
+        if path.exists() and probe.connect_ex(str(path)) == 0:
+            raise BindError(f"cannot listen on {address}: another process serves it")
+
+
+def _why(address: str) -> str:
+    """Asks the system why an address cannot be bound, because grpc does not say."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return "expected host:port or unix:/path"
+    try:
+        for family, kind, proto, _, where in socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM):
+            with socket.socket(family, kind, proto) as probe:
+                probe.bind(where)
+    except OSError as error:
+        return error.strerror or str(error)
+    return "refused by the system"
+
+
+async def serve(service: Service, config: ServerConfig, stopping: asyncio.Event) -> None:
+    """Runs a service until `stopping` is set, then drains and stops it. Raises BindError."""
+    server = await start(service, config)
+    try:
+        await stopping.wait()
+        log.info("draining", extra={"in_flight": server.dispatcher.in_flight})
+    finally:
+        await shut_down(service, server, config.drain_seconds)
+        log.info("stopped")
+
+
+async def start(service: Service, config: ServerConfig) -> Server:
+    """Binds and starts a service, and returns its server once it is SERVING."""
+    server = Server(service.name, service.listen, service.probe, service.authenticator, config)
+    service.register(server)
+    await server.bind()
+    try:
+        await service.start()
+    except BaseException:
+        await server.stop(0)
+        await service.stop()
+        raise
+    await server.ready()
+    return server
+
+
+async def shut_down(service: Service, server: Server, grace: float) -> None:
+    """Stops a service in the order that loses nothing it need not lose."""
+    await server.report_stopping()
+    server.refuse_new()
+    await service.drain(grace)
+    await server.stop(grace)
+    await service.stop()
