@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ def read_pins(path: Path) -> Pins:
     return pins
 
 
-def compile_lock(lock: Lock, members: tuple[str, ...], upgrade: list[str], output: Path) -> None:
+def compile_lock(lock: Lock, members: tuple[str, ...], options: list[str], output: Path) -> None:
     uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
     if uv is None:
         raise SystemExit("lock: uv is missing; run `make setup` first")
@@ -122,9 +123,7 @@ def compile_lock(lock: Lock, members: tuple[str, ...], upgrade: list[str], outpu
     command += ["--python-version", OLDEST_PYTHON, "--output-file", str(output)]
     for member in members:
         command += ["--no-emit-package", read_member(member).name]
-    if lock.constrained:
-        command += ["-c", "requirements/dev.lock"]
-    command += upgrade
+    command += options
     if lock.members:
         command.append("--all-extras")
     command += [f"requirements/{name}" for name in lock.inputs]
@@ -135,13 +134,21 @@ def compile_lock(lock: Lock, members: tuple[str, ...], upgrade: list[str], outpu
 
 
 def write(upgrade: list[str]) -> None:
+    """Compile every lock beside the old ones, then put them in place: a failure half-way leaves what was there."""
     members = workspace_members()
-    for lock in LOCKS:
-        # uv keeps the pins of an existing output file unless told to upgrade; images follow dev.lock instead.
-        if lock.constrained:
-            lock.path.unlink(missing_ok=True)
-        compile_lock(lock, members, [] if lock.constrained else upgrade, lock.path)
-        print(f"lock: requirements/{lock.path.name}: {len(read_pins(lock.path))} packages")
+    with tempfile.TemporaryDirectory(prefix=".locks-", dir=REQUIREMENTS) as scratch:
+        fresh: dict[str, Path] = {}
+        for lock in LOCKS:
+            output = fresh[lock.name] = Path(scratch) / lock.path.name
+            if lock.constrained:
+                compile_lock(lock, members, ["-c", str(fresh["dev"])], output)
+                continue
+            if lock.path.exists():
+                shutil.copyfile(lock.path, output)  # uv keeps the pins of the file it writes to, unless told to upgrade
+            compile_lock(lock, members, upgrade, output)
+        for lock in LOCKS:
+            fresh[lock.name].replace(lock.path)
+            print(f"lock: requirements/{lock.path.name}: {len(read_pins(lock.path))} packages")
 
 
 def marker_environment(extra: str = "") -> dict[str, str]:
