@@ -81,17 +81,21 @@ class ConfigDocument:
     path: Path | None
     data: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def section(self, name: str, type_: type[T]) -> T:
+    def section(self, name: str, type_: type[T], defaults: Mapping[str, str] | None = None) -> T:
         """Returns the section as a frozen value of the given msgspec type; its defaults where it is absent.
 
-        `name` may be dotted (`providers.openai`). Raises ConfigError.
+        `name` may be dotted (`providers.openai`). `defaults` are texts for settings that the section leaves out, with
+        placeholders as in the file, e.g. `{"api_key": "${OPENAI_API_KEY}"}`. Raises ConfigError.
         """
         value: Any = self.data
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
             if value is None:
                 value = {}
+        if defaults and isinstance(value, dict):
+            value = {key: _expand(text, self.environ) for key, text in defaults.items()} | value
         try:
             return msgspec.convert(value, type_, dec_hook=_hook)
         except msgspec.ValidationError as error:
@@ -159,7 +163,7 @@ def load(path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str,
     if path is not None:
         path = path.absolute()
         data, lines = _read(path, env)
-    document = ConfigDocument(path, data, lines)
+    document = ConfigDocument(path, data, lines, env)
     for name in data:
         if name not in SECTIONS:
             raise document.error(name, f"no such section; there are: {', '.join(SECTIONS)}")
