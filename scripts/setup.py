@@ -66,7 +66,7 @@ def usable() -> bool:
     """Whether .venv holds an interpreter that starts: it does not after a Python was removed or upgraded in place."""
     if not PYTHON.exists():
         return False
-    probe = "import sys; sys.exit(sys.version_info < (3, 11))"
+    probe = "import pip, sys; sys.exit(sys.version_info < (3, 11))"
     return subprocess.run([str(PYTHON), "-I", "-c", probe], check=False, capture_output=True).returncode == 0
 
 
@@ -130,11 +130,9 @@ def create_venv() -> None:
     run([sys.executable, "-I", "-m", "venv", "--clear", str(VENV)], dict(os.environ), "Is the disk full or read-only?")
 
 
-def install(folders: list[str], fresh: bool) -> None:
+def install(folders: list[str]) -> None:
     plain = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
     network = "If it could not reach the package index, check the network or pip's index and proxy settings."
-    if fresh:
-        step(f"making .venv with Python {sys.version.split()[0]} ({sys.executable})", create_venv)
     pip = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     step(
         "installing uv, the installer, from requirements/bootstrap.lock",
@@ -169,10 +167,12 @@ def main() -> None:
         if stamp == wanted and PYTHON.exists():
             print("setup: .venv is up to date (another setup just made it)")
             return
-        STAMP.unlink(missing_ok=True)
-        # Scripts in a venv hold absolute paths, so a moved repository needs a new one.
-        fresh = not usable() or stamp.get("root", str(ROOT)) != str(ROOT)
-        install(folders, fresh)
+        # Without a stamp it may be half made; and scripts in a venv hold absolute paths, so a moved one is no good either.
+        fresh = not usable() or stamp.get("root") != str(ROOT)
+        if fresh:
+            step(f"making .venv with Python {sys.version.split()[0]} ({sys.executable})", create_venv)
+        STAMP.write_text(json.dumps(wanted | {"inputs": "not yet installed"}), encoding="utf-8")
+        install(folders)
         STAMP.write_text(json.dumps(wanted), encoding="utf-8")
     print(f"setup: ready in {time.monotonic() - started:.1f} s. Next: `make help`")
 
