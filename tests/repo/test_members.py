@@ -53,7 +53,7 @@ def test_entry_points_are_what_is_installed() -> None:
         assert {(entry.group, entry.name, entry.value) for entry in installed} == written
 
 
-@pytest.mark.parametrize("group", ["console_scripts", "sluice.colocate", "sluice.providers"])
+@pytest.mark.parametrize("group", ["console_scripts", "sluice.services", "sluice.colocate", "sluice.providers"])
 def test_entry_points_resolve(group: str) -> None:
     own = {member.name for member in members()}
     for entry in metadata.entry_points(group=group):
