@@ -38,14 +38,14 @@ def test_no_module_is_too_long() -> None:
 
 
 def test_every_exception_to_a_rule_says_why() -> None:
-    """`# type: ignore[code]  # reason`, `# noqa: CODE - reason`, `# fmt: off  # reason`."""
+    """`# type: ignore[code]  # reason`, `# noqa: CODE - reason`."""
     unexplained = []
     for path in python_files():
         for line, comment in comments(path):
             for marker, explained in (
                 (r"#\s*type:\s*ignore", r"#\s*type:\s*ignore\[[\w, -]+\]\s*(#|-|:)\s*\w.{4}"),
                 (r"#\s*noqa", r"#\s*noqa: [A-Z]+[0-9]+(, ?[A-Z]+[0-9]+)*\s*(#|-|:)\s*\w.{4}"),
-                (r"#\s*(fmt|ruff|mypy):\s*\w", r"#\s*(fmt|ruff|mypy):\s*[^#]+#\s*\w.{4}|#\s*fmt: on"),
+                (r"#\s*(ruff|mypy):\s*\w", r"#\s*(ruff|mypy):\s*[^#]+#\s*\w.{4}"),
                 (r"#\s*pragma:", r"#\s*pragma:\s*no cover\s*(#|-|:)\s*\w.{4}"),
             ):
                 # The reason may stand in a comment of its own behind, which is part of the same token.
