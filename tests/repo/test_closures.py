@@ -32,9 +32,14 @@ class Absent(importlib.abc.MetaPathFinder):
         return None
 
 sys.meta_path.insert(0, Absent())
+before = set(sys.modules)  # what the interpreter itself loads at its start
 imported, failed = [], {}
 for package in packages:
-    top = importlib.import_module(package)
+    try:
+        top = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        failed[package] = str(error)
+        continue
     for info in pkgutil.walk_packages(top.__path__, package + "."):
         if info.name.endswith("__main__"):
             continue
@@ -44,7 +49,7 @@ for package in packages:
             failed[info.name] = str(error)
         else:
             imported.append(info.name)
-leaked = sorted({name.partition(".")[0] for name in sys.modules} & blocked)
+leaked = sorted({name.partition(".")[0] for name in set(sys.modules) - before} & blocked)
 print(json.dumps({"imported": imported, "failed": failed, "leaked": leaked}))
 """
 
