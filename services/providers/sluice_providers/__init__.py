@@ -1,0 +1,1 @@
+"""Provider adapters of a Sluice mesh: one servicer, one small file per wire format."""

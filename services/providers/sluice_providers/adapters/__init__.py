@@ -1,0 +1,1 @@
+"""One file per wire format; `sluice_providers.registry` lists them."""
