@@ -54,6 +54,9 @@ class Play:
         if self._fault == "unstarted":
             self._add(event_pb2.Event(text_delta=event_pb2.TextDelta(text="x")))
             await self._flush()
+        if self._fault and self._fault_at < 0:
+            await self._pause(self._script.ttft_ms)
+            await self._strike(self._fault)
         started = event_pb2.Started(
             vendor_request_id=f"scripted-{self._request.attempt_id}", model=self._request.target.model
         )

@@ -14,6 +14,7 @@ from sluice_providers.base import Adapter
 PROVIDERS_GROUP: Final = "sluice.providers"
 
 REGISTRY: Final[Mapping[str, str]] = {
+    "extractive": "sluice_providers.adapters.extractive:ExtractiveAdapter",
     "scripted": "sluice_providers.adapters.scripted:ScriptedAdapter",
 }
 

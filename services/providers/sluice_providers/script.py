@@ -94,7 +94,8 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usage: UsageSpec | Literal["report", "early", "none"] = "report"
     """`early` reports it behind `Started` too; `none` never does, so that it is estimated."""
     fault: str | None = None
-    """`KIND@N`: the fault KIND after N events of content. Without `@N`: before the first."""
+    """`KIND@N`: the fault KIND after N events of content. Without `@N`: before the
+    first, and if it is an error reason before `Started`."""
     retry_after_s: float | None = None
     """What an error reason as fault says about when to come back."""
     times: int | None = None
@@ -116,14 +117,14 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_fault(text: str) -> tuple[str, int]:
     """Returns the kind of a fault (one of FAULTS, or the name of an ErrorReason) and after how many events it strikes.
 
-    Raises ValueError.
+    An error reason without `@N` strikes before `Started`, as a vendor's HTTP status would: -1. Raises ValueError.
     """
     kind, at, number = text.partition("@")
     if at and not number.isdigit():
         raise ValueError(f"fault {text}: expected KIND@N")
     if kind not in FAULTS and f"ERROR_REASON_{kind}" not in ErrorReason.keys():  # noqa: SIM118 - an enum wrapper, no dict
         raise ValueError(f"no fault {kind}; there are {', '.join(sorted(FAULTS))} and the names of ErrorReason")
-    return kind, int(number or 0)
+    return kind, int(number) if at else 0 if kind in FAULTS else -1
 
 
 class _Short(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
