@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar, cast
 
-from grpc.aio import EOF  # type: ignore[attr-defined]  # missing in the stubs
+from grpc.aio import EOF
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -64,6 +64,10 @@ class Pump(Generic[T]):
     def cancelled(self) -> bool:
         """Whether the call was ended from this side."""
         return self._task.cancelled()
+
+    def on_end(self, function: Callable[[], None]) -> None:
+        """Calls a function when the call has ended, however it did."""
+        self._task.add_done_callback(lambda _: function())
 
     def cancel(self) -> None:
         """Ends the call; `wait` returns soon after."""

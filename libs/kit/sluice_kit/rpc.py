@@ -165,7 +165,7 @@ class Dispatcher:
         while self._in_flight:
             await asyncio.wait(self._in_flight)
 
-    def handler(self, service: ServiceDescriptor, implementation: object) -> "grpc.GenericRpcHandler[Any, Any]":
+    def handler(self, service: ServiceDescriptor, implementation: object) -> grpc.GenericRpcHandler:
         """Returns the grpc handlers of a service. The implementation has a coroutine for each method, by its name.
 
         Raises TypeError if one is missing: an RPC is never left out silently.

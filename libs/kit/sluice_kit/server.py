@@ -89,7 +89,7 @@ class Server:
         self._server.add_generic_rpc_handlers((self.dispatcher.handler(service, implementation),))
         self._names.append(service.full_name)
 
-    def add_generic(self, handler: "grpc.GenericRpcHandler[Any, Any]", names: list[str]) -> None:
+    def add_generic(self, handler: grpc.GenericRpcHandler, names: list[str]) -> None:
         """Serves whole services by one handler, e.g. to forward them. `names` are theirs, for reflection."""
         self._server.add_generic_rpc_handlers((handler,))
         self._names.extend(names)

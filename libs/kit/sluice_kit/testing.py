@@ -71,15 +71,19 @@ async def mesh(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sluice-", ignore_cleanup_errors=True)))
         values["state_dir"] = str((settings or {}).get("state_dir", folder / "state"))
         gateway.setdefault("listen", "127.0.0.1:0")
+        integrations = gateway.setdefault("integrations", {})
         for name in providers:
             providers[name] = {"listen": f"unix:{folder}/p-{name}.sock", **providers[name]}
+            integrations.setdefault(name, {"address": providers[name]["listen"]})
         if retrieval:
             values["retrieval"] = {"listen": f"unix:{folder}/r.sock", **values.get("retrieval", {})}
+            gateway.setdefault("retrieval", {"address": values["retrieval"]["listen"]})
         document = document_of(values, folder)
         services: dict[str, Service] = {}
         servers: dict[str, Server] = {}
         for name in providers:
-            services[name] = make_service("providers", document, integration=name)
+            if "address" in integrations[name]:
+                services[name] = make_service("providers", document, integration=name)
         if retrieval:
             services["retrieval"] = make_service("retrieval", document)
         services["gateway"] = make_service("gateway", document)

@@ -1,0 +1,110 @@
+"""Section `gateway` of the configuration."""
+
+from typing import Annotated
+
+import msgspec
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class IntegrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an adapter runs: exactly one of the two."""
+
+    address: str | None = None
+    """Address of the adapter's own process."""
+    colocate: bool = False
+    """Run the adapter inside the gateway's process, without a hop."""
+
+
+class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Another service of the mesh."""
+
+    address: str
+    """Its address."""
+
+
+class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long an answer may take."""
+
+    ttft_seconds: Positive = 120.0
+    """Longest wait for an attempt's first content. Reasoning models think long before they speak."""
+    idle_seconds: Positive = 60.0
+    """Longest silence between two batches of an attempt."""
+    total_seconds: Positive = 900.0
+    """Longest a response may take in all, where neither the request nor its deadline says less."""
+
+
+class RouteConfig(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an alias leads to, and how long it may take."""
+
+    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    """`provider/model`, in the order they are tried."""
+
+
+class PriceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Price of a target, in US dollars for a million tokens."""
+
+    input: Annotated[float, msgspec.Meta(ge=0)]
+    output: Annotated[float, msgspec.Meta(ge=0)]
+    cached_input: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Unset: as `input`."""
+
+
+class LogLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of each response is kept for resuming."""
+
+    response_bytes: PositiveInt = 1024 * 1024
+    """Per response; older events go first."""
+    total_bytes: PositiveInt = 128 * 1024 * 1024
+    """For all responses together; the longest ended go first."""
+    retention_seconds: Positive = 600.0
+    """How long an ended response is kept."""
+
+
+class WatcherLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client that reads slowly may cost."""
+
+    heartbeat_seconds: Positive = 10.0
+    """An empty batch is sent after so much silence."""
+    stall_seconds: Positive = 30.0
+    """A watcher that takes nothing for so long is ended with WATCHER_STALLED; the response can be resumed."""
+    queue_bytes: PositiveInt = 256 * 1024
+    """The upstream is held back while a watcher is so far behind."""
+
+
+class AdmissionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many responses may run at once; above it, RESOURCE_EXHAUSTED at once."""
+
+    in_flight: PositiveInt = 4096
+    """In this process."""
+    in_flight_per_tenant: PositiveInt = 2048
+    """For one tenant."""
+
+
+def _default_routes() -> dict[str, RouteConfig]:
+    return {"default": RouteConfig(targets=("extractive/quote",))}
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The gateway."""
+
+    listen: str = "127.0.0.1:7400"
+    """Address of the public listener."""
+    probe: str | None = None
+    """Address for health checks alone."""
+    integrations: dict[str, IntegrationConfig] = {}
+    """The adapters, by id. `sluice up` fills this in from the section `providers`."""
+    retrieval: PeerConfig | None = None
+    """The retrieval service. Unset: nothing can be grounded."""
+    routes: dict[str, RouteConfig] = msgspec.field(default_factory=_default_routes)
+    """Aliases. A request for `provider/model` needs none."""
+    default_route: str = "default"
+    """The alias for requests that name no model."""
+    limits: TimeLimits = TimeLimits()
+    """Time limits for requests that name `provider/model` instead of an alias."""
+    prices: dict[str, PriceConfig] = {}
+    """Prices by `provider/model`."""
+    log: LogLimits = LogLimits()
+    watchers: WatcherLimits = WatcherLimits()
+    admission: AdmissionLimits = AdmissionLimits()

@@ -1,0 +1,145 @@
+"""The adapters the gateway can reach: over grpc, or inside its own process."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+import grpc
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_gateway.config import IntegrationConfig
+from sluice_kit.channels import ChannelPool, outgoing
+from sluice_kit.config import ConfigDocument
+from sluice_kit.errors import from_rpc_error, make_error
+from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send
+from sluice_kit.pump import Pump
+from sluice_kit.rpc import Call
+
+log = logging.getLogger(__name__)
+
+_SERVICE: Final = "/sluice.provider.v1.ProviderService/"
+
+
+class RemoteGenerator:
+    """An adapter in a process of its own."""
+
+    def __init__(self, integration: str, channel: grpc.aio.Channel) -> None:
+        self._integration = integration
+        self._generate = channel.unary_stream(
+            f"{_SERVICE}Generate", pb.GenerateRequest.SerializeToString, pb.GenerateResponse.FromString
+        )
+        self._embed = channel.unary_unary(
+            f"{_SERVICE}Embed", pb.EmbedRequest.SerializeToString, pb.EmbedResponse.FromString
+        )
+        self._count_tokens = channel.unary_unary(
+            f"{_SERVICE}CountTokens", pb.CountTokensRequest.SerializeToString, pb.CountTokensResponse.FromString
+        )
+        self._list_models = channel.unary_unary(
+            f"{_SERVICE}ListModels", pb.ListModelsRequest.SerializeToString, pb.ListModelsResponse.FromString
+        )
+        self._get_status = channel.unary_unary(
+            f"{_SERVICE}GetStatus", pb.GetStatusRequest.SerializeToString, pb.GetStatusResponse.FromString
+        )
+
+    async def start(self) -> None:
+        """The channel connects when it is first used."""
+
+    async def close(self) -> None:
+        """The pool closes the channel."""
+
+    async def generate(self, request: pb.GenerateRequest, call: Call, send: Send) -> None:
+        stream = self._generate(request, **outgoing(call))
+        try:
+            async with Pump(stream, send) as pump:
+                await pump.wait()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._integration) from None
+
+    async def embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
+        answer: pb.EmbedResponse = await self._unary(self._embed, request, call)
+        return answer
+
+    async def count_tokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
+        answer: pb.CountTokensResponse = await self._unary(self._count_tokens, request, call)
+        return answer
+
+    async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
+        answer: pb.ListModelsResponse = await self._unary(self._list_models, request, call)
+        return answer
+
+    async def get_status(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
+        answer: pb.GetStatusResponse = await self._unary(self._get_status, request, call)
+        return answer
+
+    async def _unary(self, method: Any, request: Any, call: Call) -> Any:
+        try:
+            return await method(request, **outgoing(call))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._integration) from None
+
+
+class Integration:
+    """A configured adapter."""
+
+    def __init__(self, integration: str, generator: Generator, placement: str) -> None:
+        self.id = integration
+        self.generator = generator
+        self.placement = placement
+        self.adapter = ""
+        """Name of the adapter behind it, once it was asked."""
+
+
+class Integrations:
+    """The adapters by id."""
+
+    def __init__(self, document: ConfigDocument, configs: dict[str, IntegrationConfig], channels: ChannelPool) -> None:
+        self._by_id: dict[str, Integration] = {}
+        for name, config in sorted(configs.items()):
+            if (config.address is None) != config.colocate:
+                raise document.error(f"gateway.integrations.{name}", "needs either address or colocate: true")
+            if config.address is not None:
+                generator: Generator = RemoteGenerator(name, channels.get(config.address))
+                self._by_id[name] = Integration(name, generator, "process")
+            else:
+                self._by_id[name] = Integration(name, _colocated(document, name), "colocated")
+
+    def __iter__(self) -> Iterator[Integration]:
+        return iter(self._by_id.values())
+
+    def __contains__(self, integration: str) -> bool:
+        return integration in self._by_id
+
+    def get(self, integration: str) -> Integration:
+        """Returns one. Raises MODEL_NOT_FOUND if there is none of that id, naming those there are."""
+        found = self._by_id.get(integration)
+        if found is None:
+            names = ", ".join(self._by_id) or "none"
+            raise make_error(
+                ErrorReason.ERROR_REASON_MODEL_NOT_FOUND,
+                f"no integration '{integration}'; there are: {names}",
+                metadata={"integration": integration},
+            )
+        return found
+
+    async def start(self) -> None:
+        """Starts those inside this process."""
+        await asyncio.gather(*(integration.generator.start() for integration in self))
+
+    async def close(self) -> None:
+        """Closes them."""
+        await asyncio.gather(*(integration.generator.close() for integration in self))
+
+
+def _colocated(document: ConfigDocument, integration: str) -> Generator:
+    """Loads the factory by its entry point: the gateway imports no adapter, and needs none to be installed."""
+    entries = list(entry_points(group=COLOCATE_GROUP))
+    if not entries:
+        raise document.error(
+            f"gateway.integrations.{integration}.colocate",
+            "no installed distribution offers adapters for the gateway's process; install sluice-providers",
+        )
+    factory: GeneratorFactory = entries[0].load()
+    return factory(document, integration)

@@ -1,0 +1,1 @@
+"""How one answer is made: admit → plan → ground → attempt → relay → settle."""

@@ -1,0 +1,145 @@
+"""Attempt: one try at one target, within its time limits."""
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, TypeAlias
+
+from sluice.chat.v1.event_pb2 import Attempt, AttemptOutcome
+from sluice.chat.v1.target_pb2 import Target
+from sluice.chat.v1.usage_pb2 import Usage
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.provider.v1.provider_service_pb2 import GenerateRequest
+from sluice_gateway.config import TimeLimits
+from sluice_gateway.pipeline.relay import Relay
+from sluice_kit.errors import Reason, SluiceError, make_error
+from sluice_kit.ports import Generator
+from sluice_kit.rpc import Call
+
+if TYPE_CHECKING:
+    Outcome: TypeAlias = AttemptOutcome.ValueType
+else:
+    Outcome = int
+
+
+class AttemptRecord:
+    """What is known of one attempt, for the ledger and for `Completed`. Times are in seconds."""
+
+    __slots__ = (
+        "cost_nano_usd",
+        "duration",
+        "error_reason",
+        "id",
+        "number",
+        "outcome",
+        "output_bytes",
+        "started",
+        "target",
+        "ttft",
+        "usage",
+    )
+
+    def __init__(self, number: int, target: Target) -> None:
+        self.id = str(uuid.uuid4())
+        self.number = number
+        self.target = target
+        self.outcome: Outcome = AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED
+        self.error_reason: Reason = ErrorReason.ERROR_REASON_UNSPECIFIED
+        self.usage = Usage()
+        self.output_bytes = 0
+        self.cost_nano_usd: int | None = None
+        self.started = 0.0
+        self.ttft: float | None = None
+        self.duration: float | None = None
+
+    def to_proto(self) -> Attempt:
+        """Returns it as clients see it."""
+        attempt = Attempt(
+            attempt_id=self.id,
+            target=self.target,
+            outcome=self.outcome,
+            error_reason=self.error_reason,
+            usage=self.usage,
+            cost_nano_usd=self.cost_nano_usd,
+        )
+        if self.ttft is not None:
+            attempt.time_to_first_token.FromNanoseconds(int(self.ttft * 1e9))
+        if self.duration is not None:
+            attempt.duration.FromNanoseconds(int(self.duration * 1e9))
+        return attempt
+
+
+class _Watchdog:
+    """Ends an attempt that keeps silent: before its first content after `ttft_seconds`, later after `idle_seconds`.
+
+    One timer, re-armed when it fires; the hot path only notes the time of the last batch.
+    """
+
+    __slots__ = ("_limits", "_loop", "_relay", "_scope", "_timer", "limit")
+
+    def __init__(self, scope: asyncio.Timeout, relay: Relay, limits: TimeLimits) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._scope = scope
+        self._relay = relay
+        self._limits = limits
+        self.limit = ""
+        self._timer = self._loop.call_at(
+            relay.record.started + min(limits.ttft_seconds, limits.idle_seconds), self._check
+        )
+
+    def _check(self) -> None:
+        relay, limits = self._relay, self._limits
+        name, due = "idle", relay.last_batch + limits.idle_seconds
+        if not relay.committed:
+            first_due = relay.record.started + limits.ttft_seconds
+            # Heartbeats and Started keep a slow thinker alive until its time to first token is over.
+            name, due = ("ttft", first_due)
+        if self._loop.time() >= due:
+            self.limit = name
+            self._scope.reschedule(self._loop.time())
+        else:
+            self._timer = self._loop.call_at(due, self._check)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+
+async def run_attempt(
+    generator: Generator, request: GenerateRequest, call: Call, limits: TimeLimits, relay: Relay
+) -> None:
+    """Runs one attempt to its `Completed`. Raises SluiceError for anything else, UPSTREAM_TIMEOUT for a missed limit."""
+    loop = asyncio.get_running_loop()
+    record = relay.record
+    record.started = relay.last_batch = loop.time()
+    watchdog: _Watchdog | None = None
+    try:
+        async with asyncio.timeout(None) as scope:
+            watchdog = _Watchdog(scope, relay, limits)
+            await generator.generate(request, call, relay.deliver)
+        relay.check_completed()
+        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_COMPLETED
+    except TimeoutError:
+        if watchdog is None or not watchdog.limit:
+            raise
+        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+        record.error_reason = ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT
+        seconds = limits.ttft_seconds if watchdog.limit == "ttft" else limits.idle_seconds
+        raise make_error(
+            ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT,
+            f"{record.target.provider}/{record.target.model} sent nothing for {seconds:g} s",
+            metadata={"limit": watchdog.limit, "provider": record.target.provider},
+        ) from None
+    except asyncio.CancelledError:
+        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+        raise
+    except SluiceError as error:
+        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+        record.error_reason = error.reason
+        raise
+    except Exception:
+        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+        record.error_reason = ErrorReason.ERROR_REASON_INTERNAL
+        raise
+    finally:
+        if watchdog is not None:
+            watchdog.stop()
+        record.duration = loop.time() - record.started

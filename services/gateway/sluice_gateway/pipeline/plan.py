@@ -1,0 +1,96 @@
+"""Plan: from the model a request names to the targets that will be tried, in order."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sluice.chat.v1.target_pb2 import Target
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice_gateway.config import GatewayConfig, RouteConfig, TimeLimits
+from sluice_gateway.integrations import Integrations
+from sluice_kit.config import ConfigDocument
+from sluice_kit.errors import SluiceError, make_error
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The targets of one answer and how long it may take. `targets` is never empty."""
+
+    targets: tuple[Target, ...]
+    limits: TimeLimits
+
+
+class Planner:
+    """The route table, built once."""
+
+    def __init__(self, document: ConfigDocument, config: GatewayConfig, integrations: Integrations) -> None:
+        self._integrations = integrations
+        self._limits = config.limits
+        self._default = config.default_route
+        self._routes: dict[str, tuple[tuple[Target, ...], RouteConfig]] = {}
+        for alias, route in sorted(config.routes.items()):
+            path = f"gateway.routes.{alias}"
+            if "/" in alias or not alias:
+                raise document.error(path, "an alias must not be empty or hold a slash")
+            targets = []
+            for text in route.targets:
+                target = parse_target(text)
+                if target is None:
+                    raise document.error(f"{path}.targets", f"'{text}' is not of the form provider/model")
+                targets.append(target)
+            self._routes[alias] = (tuple(targets), route)
+        if config.default_route not in self._routes:
+            raise document.error("gateway.default_route", f"no route '{config.default_route}'")
+
+    @property
+    def default_alias(self) -> str:
+        """The alias used where a request names no model."""
+        return self._default
+
+    def routes(self) -> Mapping[str, tuple[tuple[Target, ...], RouteConfig]]:
+        """Returns every alias with its targets and limits."""
+        return self._routes
+
+    def plan(self, model: str, fallbacks: Iterable[str] = ()) -> Plan:
+        """Returns what to try for a model and its fallbacks. Raises MODEL_NOT_FOUND.
+
+        The same target is tried once; the limits are those of the first name.
+        """
+        targets, limits = self._resolve(model or self._default)
+        for name in fallbacks:
+            more, _ = self._resolve(name)
+            targets += more
+        unique: dict[tuple[str, str], Target] = {}
+        for target in targets:
+            unique.setdefault((target.provider, target.model), target)
+        return Plan(tuple(unique.values()), limits)
+
+    def _resolve(self, name: str) -> tuple[tuple[Target, ...], TimeLimits]:
+        route = self._routes.get(name)
+        if route is not None:
+            targets, config = route
+            known = tuple(target for target in targets if target.provider in self._integrations)
+            if not known:
+                # The route is the operator's; it may name integrations that this gateway does not have.
+                self._integrations.get(targets[0].provider)
+            return known, config
+        target = parse_target(name)
+        if target is None:
+            raise self._unknown(name)
+        self._integrations.get(target.provider)
+        return (target,), self._limits
+
+    def _unknown(self, name: str) -> SluiceError:
+        aliases = ", ".join(self._routes)
+        return make_error(
+            ErrorReason.ERROR_REASON_MODEL_NOT_FOUND,
+            f"no route '{name}'; name a route ({aliases}) or provider/model",
+            metadata={"model": name},
+        )
+
+
+def parse_target(text: str) -> Target | None:
+    """Returns the target that `provider/model` names; the model may hold slashes. None if it is not of that form."""
+    provider, slash, model = text.partition("/")
+    if not slash or not provider or not model or len(provider) > 64 or len(model) > 256:
+        return None
+    return Target(provider=provider, model=model)

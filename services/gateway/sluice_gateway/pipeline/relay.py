@@ -1,0 +1,132 @@
+"""Relay: checks each batch of an attempt once, and hands its events to the response."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from sluice.chat.v1.event_pb2 import Completed, Event
+from sluice.chat.v1.usage_pb2 import Usage
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.provider.v1.provider_service_pb2 import GenerateResponse
+from sluice_gateway.pipeline.citations import CitationCollector
+from sluice_gateway.responses.response import Response
+from sluice_kit.errors import SluiceError, make_error
+
+if TYPE_CHECKING:
+    from sluice_gateway.pipeline.attempt import AttemptRecord
+
+
+class Relay:
+    """Between one attempt and its response.
+
+    Until the first content the events are held, so that an attempt that fails before it leaves no trace in the stream;
+    the first content commits. `Completed` is kept back for the settlement, and the model's citation claims for their
+    check. Everything else is passed on as it is, in order.
+    """
+
+    __slots__ = (
+        "_collector",
+        "_held",
+        "_loop",
+        "_response",
+        "_started",
+        "committed",
+        "completed",
+        "last_batch",
+        "record",
+    )
+
+    def __init__(self, response: Response, record: "AttemptRecord", collector: CitationCollector | None) -> None:
+        self._response = response
+        self._collector = collector
+        self._held: list[Event] = []
+        self._started = False
+        self._loop = asyncio.get_running_loop()
+        self.record = record
+        self.committed = False
+        self.completed: Completed | None = None
+        self.last_batch = 0.0
+
+    def deliver(self, batch: GenerateResponse) -> Awaitable[None] | None:
+        """Takes a batch. What it returns, if anything, is done when there is room for more.
+
+        Raises UPSTREAM_PROTOCOL_ERROR if the adapter breaks the order of events or sends one that is not its to send.
+        """
+        self.last_batch = self._loop.time()
+        events = batch.events
+        if not events:
+            return None
+        if self.completed is not None:
+            raise self._violation("sent more after its end")
+        record = self.record
+        content = drop = False
+        for event in events:
+            kind = event.WhichOneof("kind")
+            if kind == "text_delta":
+                delta = event.text_delta
+                record.output_bytes += len(delta.text)
+                content = True
+                if self._collector is not None:
+                    self._collector.text(delta)
+            elif kind == "reasoning_delta":
+                record.output_bytes += len(event.reasoning_delta.text)
+                content = True
+            elif kind == "tool_call_delta":
+                record.output_bytes += len(event.tool_call_delta.arguments_json) + len(event.tool_call_delta.input_text)
+                content = True
+            elif kind == "citation_delta":
+                content = drop = True
+                if self._collector is not None:
+                    self._collector.claim(event.citation_delta)
+            elif kind == "usage_update":
+                record.usage = Usage.FromString(event.usage_update.usage.SerializeToString())
+            elif kind == "completed":
+                if event is not events[-1]:
+                    raise self._violation("sent more after its end")
+                self.completed = event.completed
+                drop = True
+            elif kind == "started":
+                if self._started:
+                    raise self._violation("started twice")
+                self._started = True
+            elif kind != "notice":
+                raise self._violation(f"sent an event that is not an adapter's ({kind or 'unknown'})")
+            if not self._started and kind != "notice":
+                raise self._violation("sent events before it started")
+        if content and record.ttft is None:
+            record.ttft = self.last_batch - record.started
+        if self.committed:
+            if not drop:
+                # The usual case: the bytes go on as they are.
+                return self._response.append(len(events), batch.SerializeToString())
+            return self._pass_on([event for event in events if not _is_kept_back(event)])
+        self._held.extend(event for event in events if not _is_kept_back(event))
+        if not content:
+            return None
+        self.committed = True
+        held, self._held = self._held, []
+        return self._pass_on(held)
+
+    def _pass_on(self, events: list[Event]) -> Awaitable[None] | None:
+        return self._response.emit(*events) if events else None
+
+    def check_completed(self) -> None:
+        """Is called when the attempt has ended without an error: raises unless it ended with its `Completed`."""
+        if self.completed is None:
+            raise self._violation("ended without saying so")
+        if not self.committed:
+            raise make_error(
+                ErrorReason.ERROR_REASON_EMPTY_RESPONSE,
+                f"{self.record.target.provider} sent no content",
+                metadata={"provider": self.record.target.provider},
+            )
+
+    def _violation(self, what: str) -> SluiceError:
+        provider = self.record.target.provider
+        return make_error(
+            ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR, f"{provider} {what}", metadata={"provider": provider}
+        )
+
+
+def _is_kept_back(event: Event) -> bool:
+    return event.WhichOneof("kind") in ("completed", "citation_delta")

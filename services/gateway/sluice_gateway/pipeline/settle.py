@@ -1,0 +1,103 @@
+"""Settle: what each attempt used and cost, and the one `Completed` that says so."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from sluice.chat.v1.event_pb2 import Completed
+from sluice.chat.v1.usage_pb2 import Usage, UsageSource
+from sluice.provider.v1.provider_service_pb2 import GenerateRequest
+from sluice_gateway.config import GatewayConfig, PriceConfig
+from sluice_gateway.pipeline.attempt import AttemptRecord
+from sluice_kit.config import ConfigDocument
+
+_BYTES_PER_TOKEN: Final = 4
+"""Of English text and code, for every current tokenizer within about a third."""
+_NANO_PER_TOKEN: Final = 1000
+"""One US dollar for a million tokens is a thousand nano-dollars for one."""
+
+
+class Prices:
+    """The configured prices, by target."""
+
+    def __init__(self, document: ConfigDocument, config: GatewayConfig) -> None:
+        self._by_target: dict[tuple[str, str], PriceConfig] = {}
+        for name, price in config.prices.items():
+            provider, slash, model = name.partition("/")
+            if not slash or not provider or not model:
+                raise document.error(f"gateway.prices.{name}", "expected provider/model")
+            self._by_target[provider, model] = price
+
+    def cost(self, attempt: AttemptRecord) -> int | None:
+        """Returns the cost in nano-US-dollars, rounded to the nearest; None without a price."""
+        price = self._by_target.get((attempt.target.provider, attempt.target.model))
+        if price is None:
+            return None
+        usage = attempt.usage
+        cached_price = price.input if price.cached_input is None else price.cached_input
+        fresh = usage.input_tokens - usage.cached_input_tokens
+        dollars_per_million = (
+            fresh * price.input + usage.cached_input_tokens * cached_price + usage.output_tokens * price.output
+        )
+        return round(dollars_per_million * _NANO_PER_TOKEN)
+
+
+def settle_attempt(attempt: AttemptRecord, final: Usage | None, request: GenerateRequest, prices: Prices) -> None:
+    """Fixes what an attempt used and cost.
+
+    `final` is the usage in the attempt's `Completed`. Without it: what the vendor reported before it broke off counts
+    as PARTIAL, and if it reported nothing the texts are counted, as ESTIMATED.
+    """
+    if final is not None and final.source != UsageSource.USAGE_SOURCE_UNSPECIFIED:
+        attempt.usage.CopyFrom(final)
+    elif attempt.usage.source == UsageSource.USAGE_SOURCE_UNSPECIFIED:
+        if attempt.ttft is not None:
+            attempt.usage.input_tokens = _estimate(request)
+            attempt.usage.output_tokens = -(-attempt.output_bytes // _BYTES_PER_TOKEN)
+        attempt.usage.source = UsageSource.USAGE_SOURCE_ESTIMATED
+    elif final is None:
+        attempt.usage.source = UsageSource.USAGE_SOURCE_PARTIAL
+    attempt.cost_nano_usd = prices.cost(attempt)
+
+
+def _estimate(request: GenerateRequest) -> int:
+    """Estimates the tokens of a prompt from the bytes of its texts."""
+    size = len(request.system_instruction) + len(request.grounding_instruction)
+    size += sum(len(part.text) for message in request.messages for part in message.parts)
+    size += sum(len(passage.text) for passage in request.passages)
+    return -(-size // _BYTES_PER_TOKEN)
+
+
+def settle_response(upstream: Completed, attempts: Sequence[AttemptRecord]) -> Completed:
+    """Returns the response's `Completed`: the finish of the last attempt, usage and cost of all of them."""
+    completed = Completed(
+        finish_reason=upstream.finish_reason,
+        raw_finish_reason=upstream.raw_finish_reason,
+        usage=total_usage(attempts),
+        attempts=[attempt.to_proto() for attempt in attempts],
+    )
+    costs = [attempt.cost_nano_usd for attempt in attempts]
+    if all(cost is not None for cost in costs):
+        completed.cost_nano_usd = sum(cost for cost in costs if cost is not None)
+    return completed
+
+
+# A sum is only as good as its worst part.
+_WORST_FIRST: Final = (
+    UsageSource.USAGE_SOURCE_PARTIAL,
+    UsageSource.USAGE_SOURCE_ESTIMATED,
+    UsageSource.USAGE_SOURCE_PROVIDER,
+)
+
+
+def total_usage(attempts: Sequence[AttemptRecord]) -> Usage:
+    """Returns the tokens of all attempts together."""
+    if len(attempts) == 1:
+        return attempts[0].usage
+    sources = {attempt.usage.source for attempt in attempts}
+    return Usage(
+        input_tokens=sum(attempt.usage.input_tokens for attempt in attempts),
+        cached_input_tokens=sum(attempt.usage.cached_input_tokens for attempt in attempts),
+        output_tokens=sum(attempt.usage.output_tokens for attempt in attempts),
+        reasoning_tokens=sum(attempt.usage.reasoning_tokens for attempt in attempts),
+        source=next((source for source in _WORST_FIRST if source in sources), UsageSource.USAGE_SOURCE_UNSPECIFIED),
+    )

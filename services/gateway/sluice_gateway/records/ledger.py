@@ -1,0 +1,224 @@
+"""The ledger: a row for each response and each attempt, from its start to its end.
+
+A response's row is committed before its `Accepted` is sent, an attempt's before the attempt begins, so that after a
+crash every call that may have cost something is on record.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, bindparam, create_engine, event, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from sluice.chat.v1 import event_pb2, usage_pb2
+from sluice_gateway.records.schema import attempts, metadata, responses
+from sluice_gateway.records.writer import Row, Statement, Writer
+from sluice_kit.errors import SluiceError, reason_name
+
+if TYPE_CHECKING:
+    from sluice_gateway.pipeline.attempt import AttemptRecord
+    from sluice_gateway.responses.response import Response
+
+_OUTCOMES: Mapping[int, str] = {
+    event_pb2.AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED: "running",
+    event_pb2.AttemptOutcome.ATTEMPT_OUTCOME_COMPLETED: "completed",
+    event_pb2.AttemptOutcome.ATTEMPT_OUTCOME_FAILED: "failed",
+    event_pb2.AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED: "cancelled",
+}
+_SOURCES: Mapping[int, str] = {
+    usage_pb2.UsageSource.USAGE_SOURCE_UNSPECIFIED: "",
+    usage_pb2.UsageSource.USAGE_SOURCE_PROVIDER: "provider",
+    usage_pb2.UsageSource.USAGE_SOURCE_ESTIMATED: "estimated",
+    usage_pb2.UsageSource.USAGE_SOURCE_PARTIAL: "partial",
+}
+_ENDED = (
+    "outcome",
+    "reason",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "usage_source",
+    "cost_nano_usd",
+    "ttft_us",
+    "duration_us",
+)
+REQUEST_ID_SECONDS = 24 * 3600
+"""How long a request id is remembered."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the ledger knows of a request id: the response that took it, and for which request."""
+
+    response_id: str
+    fingerprint: str
+    state: str
+
+
+class Ledger:
+    """Responses and attempts in a database. Make it inside the event loop."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Named parameters let rows go to the driver as they are.
+        self._engine = create_engine(f"sqlite:///{path}", paramstyle="named")
+        event.listen(self._engine, "connect", _pragmas)
+        metadata.create_all(self._engine)
+        self._insert_response = Statement(self._engine, insert(responses))
+        self._insert_attempt = Statement(self._engine, insert(attempts))
+        self._claim = Statement(self._engine, upsert(responses).on_conflict_do_nothing())
+        self._end_response = Statement(
+            self._engine,
+            update(responses)
+            .where(responses.c.id == bindparam("key"))
+            .values(state=bindparam("state"), reason=bindparam("reason"), end_ns=bindparam("end_ns")),
+        )
+        self._end_attempt = Statement(
+            self._engine,
+            update(attempts)
+            .where(attempts.c.id == bindparam("key"))
+            .values({name: bindparam(name) for name in _ENDED}),
+        )
+        self._writer = Writer(self._engine)
+
+    async def recover(self) -> None:
+        """Ends what a crash left open: responses as RESPONSE_LOST, attempts with what they are known to have used."""
+        await self._writer.run(_recover)
+
+    async def close(self) -> None:
+        """Writes what is queued and closes the database."""
+        await self._writer.close()
+        self._engine.dispose()
+
+    async def accept(self, response: "Response", row: Row, attempt: "AttemptRecord | None") -> Claim | None:
+        """Commits a response's row, and that of its first attempt if it begins at once.
+
+        Returns None if the response is on record now, or the earlier claim if its request id was taken before. Raises
+        STORE_UNAVAILABLE.
+        """
+        if row["request_id"] is None:
+            rows: list[tuple[Statement, Row]] = [(self._insert_response, row)]
+            if attempt is not None:
+                rows.append((self._insert_attempt, _attempt_row(response, attempt)))
+            await self._writer.write(*rows)
+            return None
+        claim = await self._writer.run(lambda connection: _try_claim(connection, self._claim, row))
+        if claim is None and attempt is not None:
+            await self.attempt_started(response, attempt)
+        return claim
+
+    async def attempt_started(self, response: "Response", attempt: "AttemptRecord") -> None:
+        """Commits an attempt's row. Raises STORE_UNAVAILABLE."""
+        await self._writer.write((self._insert_attempt, _attempt_row(response, attempt)))
+
+    def attempt_ended(self, attempt: "AttemptRecord") -> None:
+        """Writes what an attempt used and how it ended."""
+        self._writer.write_soon((self._end_attempt, {"key": attempt.id, **_end_of(attempt)}))
+
+    def response_ended(self, response: "Response") -> None:
+        """Writes how a response ended."""
+        reason = response.error.reason_name if isinstance(response.error, SluiceError) else ""
+        row = {"key": response.id, "state": response.state.value, "reason": reason, "end_ns": time.time_ns()}
+        self._writer.write_soon((self._end_response, row))
+
+    async def find(self, tenant: str, response_id: str) -> Claim | None:
+        """Returns what is known of a response that is no longer in memory."""
+        query = select(responses.c.id, responses.c.fingerprint, responses.c.state).where(
+            responses.c.tenant == tenant, responses.c.id == response_id
+        )
+        return await self._writer.run(lambda connection: _first_claim(connection, query))
+
+    async def rows(self, table: str) -> list[dict[str, Any]]:
+        """Returns every row of a table, for tests and checks."""
+        query = select(metadata.tables[table])
+        return await self._writer.run(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+
+
+def response_row(response: "Response", method: str, request_id: str, model: str, labels: Mapping[str, str]) -> Row:
+    """Returns a response's row as it is when it is accepted."""
+    return {
+        "id": response.id,
+        "tenant": response.tenant,
+        "subject": response.identity.subject,
+        "key_id": response.identity.key_id,
+        "method": method,
+        "request_id": request_id.lower() or None,
+        "fingerprint": response.fingerprint.hex(),
+        "model": model,
+        "labels": json.dumps(dict(labels), sort_keys=True) if labels else "{}",
+        "state": response.state.value,
+        "reason": "",
+        "accept_ns": response.accept_time_ns,
+        "end_ns": None,
+    }
+
+
+def _attempt_row(response: "Response", attempt: "AttemptRecord") -> Row:
+    return {
+        "id": attempt.id,
+        "response_id": response.id,
+        "tenant": response.tenant,
+        "number": attempt.number,
+        "provider": attempt.target.provider,
+        "model": attempt.target.model,
+        "start_ns": time.time_ns(),
+        **_end_of(attempt),
+    }
+
+
+def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:
+    usage = attempt.usage
+    return {
+        "outcome": _OUTCOMES[attempt.outcome],
+        "reason": reason_name(attempt.error_reason) if attempt.error_reason else "",
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "usage_source": _SOURCES[usage.source],
+        "cost_nano_usd": attempt.cost_nano_usd,
+        "ttft_us": None if attempt.ttft is None else int(attempt.ttft * 1e6),
+        "duration_us": None if attempt.duration is None else int(attempt.duration * 1e6),
+    }
+
+
+def _pragmas(connection: Any, _: Any) -> None:
+    # WAL with NORMAL never corrupts; a power cut may lose the last commits, a crash of the process none.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _recover(connection: Connection) -> None:
+    lost = {"state": "failed", "reason": "RESPONSE_LOST", "end_ns": time.time_ns()}
+    connection.execute(update(responses).where(responses.c.state == "running").values(lost))
+    connection.execute(
+        update(attempts).where(attempts.c.outcome == "running").values(outcome="failed", usage_source="estimated")
+    )
+    oldest = time.time_ns() - REQUEST_ID_SECONDS * 10**9
+    connection.execute(
+        update(responses)
+        .where(responses.c.request_id.is_not(None), responses.c.accept_ns < oldest)
+        .values(request_id=None)
+    )
+
+
+def _try_claim(connection: Connection, statement: Statement, row: Row) -> Claim | None:
+    taken = connection.exec_driver_sql(statement.sql, dict(row)).rowcount == 1
+    if taken:
+        return None
+    query = select(responses.c.id, responses.c.fingerprint, responses.c.state).where(
+        responses.c.tenant == row["tenant"],
+        responses.c.method == row["method"],
+        responses.c.request_id == row["request_id"],
+    )
+    return _first_claim(connection, query)
+
+
+def _first_claim(connection: Connection, query: Any) -> Claim | None:
+    found = connection.execute(query).first()
+    return Claim(*found) if found is not None else None

@@ -1,0 +1,1 @@
+"""A response, its log of numbered events, and those who watch it."""

@@ -1,0 +1,147 @@
+"""The log of one response: its numbered events, as bytes, for every watcher.
+
+A batch is kept as the serialised `events` field alone. Because `first_sequence` is a field of its own, before it, a
+message for a watcher is made by writing the number and the bytes of as many batches as are due, one after the other:
+no event is parsed or serialised again, however many watch and wherever they start.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from itertools import islice
+from typing import NamedTuple
+
+from sluice.chat.v1.event_pb2 import Event
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.provider.v1.provider_service_pb2 import GenerateResponse
+from sluice_kit.errors import make_error
+
+MAX_MESSAGE_BYTES = 64 * 1024
+"""Batches are joined into messages of about this size, at most."""
+
+
+class Batch(NamedTuple):
+    """Some events: the number of the first, how many, and their bytes as field 2 of a response message."""
+
+    first: int
+    length: int
+    body: bytes
+
+
+def frame(first_sequence: int, body: bytes) -> bytes:
+    """Returns the bytes of a StreamChatResponse (or ResumeChatResponse, which has the same fields)."""
+    return b"\x08" + _varint(first_sequence) + body
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return _ONE_BYTE[value]
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+_ONE_BYTE = [bytes((value,)) for value in range(0x80)]
+
+
+class ResponseLog:
+    """The events of one response, from the oldest kept to the newest.
+
+    Numbers start at 1 and have no gap. `limit` is in bytes; when it is passed the oldest batches are handed to
+    `on_evict` and forgotten. A batch that a watcher still needs is never among them: the relay stops reading from the
+    upstream long before (WatcherLimits.queue_bytes).
+    """
+
+    __slots__ = ("_batches", "_limit", "evicted", "last_sequence", "size", "written")
+
+    def __init__(self, limit: int) -> None:
+        self._batches: deque[Batch] = deque()
+        self._limit = limit
+        self.last_sequence = 0
+        self.size = 0
+        self.written = 0
+        self.evicted: list[Batch] | None = None
+
+    @property
+    def first_sequence(self) -> int:
+        """Number of the oldest event kept; one past the newest if there is none."""
+        return self._batches[0].first if self._batches else self.last_sequence + 1
+
+    def append(self, count: int, body: bytes) -> None:
+        """Adds events; the first gets the next number."""
+        self._batches.append(Batch(self.last_sequence + 1, count, body))
+        self.last_sequence += count
+        self.size += len(body)
+        self.written += len(body)
+        if self.size > self._limit:
+            self._evict()
+
+    def _evict(self) -> None:
+        while self.size > self._limit and len(self._batches) > 1:
+            batch = self._batches.popleft()
+            self.size -= len(batch.body)
+            if self.evicted is None:
+                self.evicted = []
+            self.evicted.append(batch)
+
+    def take_evicted(self) -> list[Batch]:
+        """Returns the batches forgotten since the last time, for whoever folds them."""
+        taken, self.evicted = self.evicted or [], None
+        return taken
+
+    def batches(self) -> list[Batch]:
+        """Returns every batch kept."""
+        return list(self._batches)
+
+    def read(self, after: int) -> tuple[bytes, int, int] | None:
+        """Returns the next message for a watcher that has the events up to `after`, or None if there is none yet.
+
+        The result is the message, the number of its last event and its size without framing. Raises
+        RESUME_WINDOW_EXPIRED if the events after `after` are no longer kept.
+        """
+        if after >= self.last_sequence:
+            return None
+        batches = self._batches
+        newest = batches[-1]
+        if newest.first == after + 1:
+            # The usual case: the watcher keeps up.
+            return frame(newest.first, newest.body), self.last_sequence, len(newest.body)
+        if after + 1 < batches[0].first:
+            raise make_error(
+                ErrorReason.ERROR_REASON_RESUME_WINDOW_EXPIRED,
+                f"events before number {batches[0].first} are no longer kept; GetResponse has the answer so far",
+                metadata={"first_sequence": str(batches[0].first)},
+            )
+        start = bisect_right(batches, after + 1, key=_first) - 1
+        bodies: list[bytes] = []
+        size, last = 0, after
+        for batch in islice(batches, start, None):
+            body = batch.body if batch.first > last else cut(batch, last)
+            if bodies and size + len(body) > MAX_MESSAGE_BYTES:
+                break
+            bodies.append(body)
+            size += len(body)
+            last = batch.first + batch.length - 1
+        return frame(after + 1, b"".join(bodies)), last, size
+
+
+def _first(batch: Batch) -> int:
+    return batch.first
+
+
+def cut(batch: Batch, after: int) -> bytes:
+    """Returns the bytes of a batch's events whose numbers lie above `after`: for resumes in the middle of a batch."""
+    events = GenerateResponse.FromString(batch.body).events
+    return pack(list(events[after - batch.first + 1 :]))
+
+
+def pack(events: list[Event]) -> bytes:
+    """Returns events as the bytes the log keeps."""
+    return GenerateResponse(events=events).SerializeToString()
+
+
+def unpack(batch: Batch) -> list[Event]:
+    """Returns the events of a batch."""
+    return list(GenerateResponse.FromString(batch.body).events)

@@ -1,0 +1,194 @@
+"""The responses this gateway holds: admission, idempotency, retention."""
+
+import asyncio
+import hashlib
+import secrets
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.gateway.v1.chat_service_pb2 import ChatSpec
+from sluice_gateway.config import GatewayConfig
+from sluice_gateway.pipeline.plan import Planner
+from sluice_gateway.pipeline.run import Job
+from sluice_gateway.responses.response import Response, State
+from sluice_gateway.responses.watch import announce_shutdown, tend
+from sluice_kit.errors import LimitError, NotFoundError, make_error
+from sluice_kit.rpc import Call
+
+_OVERHEAD_BYTES: Final = 4096
+"""What an ended response costs beside its log."""
+_RETRY_SECONDS: Final = 1.0
+_TICK_SECONDS: Final = 1.0
+
+Run = Callable[[Response, Job], Coroutine[Any, Any, None]]
+
+
+class Responses:
+    """Every response of this process, by its id. For the event loop's thread."""
+
+    def __init__(self, config: GatewayConfig, planner: Planner, run: Run) -> None:
+        self._config = config
+        self._planner = planner
+        self._run = run
+        self._by_id: dict[str, Response] = {}
+        self._by_key: dict[tuple[str, str, str], Response] = {}
+        self._ended: OrderedDict[str, Response] = OrderedDict()
+        self._running: Counter[str] = Counter()
+        self._total_running = 0
+        self._bytes = 0
+        self._tick: asyncio.TimerHandle | None = None
+
+    @property
+    def running(self) -> int:
+        """Number of responses being generated."""
+        return self._total_running
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes held by logs and ended responses."""
+        return self._bytes
+
+    def start(self) -> None:
+        """Begins to look after watchers and retention."""
+        self._schedule()
+
+    def _schedule(self) -> None:
+        self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._on_tick)
+
+    def _on_tick(self) -> None:
+        now = asyncio.get_running_loop().time()
+        tend(self._by_id.values(), self._config.watchers, now)
+        while self._ended:
+            oldest = next(iter(self._ended.values()))
+            if now - oldest.end_time < self._config.log.retention_seconds:
+                break
+            self._forget(oldest)
+        self._schedule()
+
+    def open(self, method: str, request_id: str, spec: ChatSpec, call: Call) -> Response:
+        """Returns the response to a request: a new one that runs, or that of an earlier request with the same id.
+
+        Raises REQUEST_ID_REUSED, TOO_MANY_IN_FLIGHT or MODEL_NOT_FOUND.
+        """
+        key = (call.tenant, method, request_id.lower())
+        fingerprint = b""
+        if request_id:
+            # Deterministic, so that the same request from another client, or with its labels in another order, is
+            # recognised.
+            fingerprint = hashlib.sha256(spec.SerializeToString(deterministic=True)).digest()
+            earlier = self._by_key.get(key)
+            if earlier is not None:
+                if earlier.fingerprint != fingerprint:
+                    raise make_error(
+                        ErrorReason.ERROR_REASON_REQUEST_ID_REUSED, "this request_id was used for another request"
+                    )
+                return earlier
+        self._admit(call.tenant)
+        plan = self._planner.plan(spec.model, spec.fallbacks)
+        response = Response(
+            secrets.token_urlsafe(12),
+            call.identity,
+            log_bytes=self._config.log.response_bytes,
+            queue_bytes=self._config.watchers.queue_bytes,
+            grace=spec.detach_grace.ToTimedelta().total_seconds() if spec.HasField("detach_grace") else 0.0,
+            background=spec.background,
+            on_growth=self._on_growth,
+            on_end=self._on_end,
+        )
+        response.fingerprint = fingerprint
+        if request_id:
+            response.key = key
+            self._by_key[key] = response
+        self._by_id[response.id] = response
+        self._running[call.tenant] += 1
+        self._total_running += 1
+        duration = self._duration(spec, response, call, plan.limits.total_seconds)
+        own = Call(call.method, call.identity, asyncio.get_running_loop().time() + duration, call.metadata)
+        job = Job(method, request_id, spec, plan, own, whole=method == "Chat")
+        task = asyncio.get_running_loop().create_task(self._run(response, job))
+        # A task that is cancelled before its first step never enters its coroutine.
+        task.add_done_callback(lambda _: response.finish(State.CANCELLED, response.cancelling))
+        response.task = task
+        return response
+
+    def _duration(self, spec: ChatSpec, response: Response, call: Call, route_seconds: float) -> float:
+        """Returns how long the response may take, in seconds."""
+        if spec.HasField("max_duration"):
+            return spec.max_duration.ToTimedelta().total_seconds()
+        left = call.time_remaining()
+        if left is None or response.background or response.grace > 0:
+            return route_seconds
+        return min(left, route_seconds)
+
+    def _admit(self, tenant: str) -> None:
+        limits = self._config.admission
+        if self._total_running >= limits.in_flight:
+            raise LimitError("the gateway runs as many responses as it may", retry_after=_RETRY_SECONDS)
+        if self._running[tenant] >= limits.in_flight_per_tenant:
+            raise LimitError("this tenant runs as many responses as it may", retry_after=_RETRY_SECONDS)
+        if self._bytes > self._config.log.total_bytes:
+            raise LimitError("the gateway holds as many events as it may", retry_after=_RETRY_SECONDS)
+
+    def get(self, name: str, tenant: str) -> Response:
+        """Returns a response by its resource name. Raises NotFoundError; another tenant's does not exist either."""
+        response = self._by_id.get(name.removeprefix("responses/"))
+        if response is None or response.tenant != tenant:
+            raise NotFoundError(f"no {name}, or it is no longer kept", metadata={"resource": name})
+        return response
+
+    def _on_growth(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > self._config.log.total_bytes:
+            self._make_room()
+
+    def _on_end(self, response: Response) -> None:
+        self._running[response.tenant] -= 1
+        if not self._running[response.tenant]:
+            del self._running[response.tenant]
+        self._total_running -= 1
+        self._bytes += _OVERHEAD_BYTES
+        self._ended[response.id] = response
+        if response.log.last_sequence == 0:
+            # It was never accepted, so there is nothing to come back for, and its request id is free again.
+            self._forget(response)
+        elif self._bytes > self._config.log.total_bytes:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        for response in list(self._ended.values()):
+            if self._bytes <= self._config.log.total_bytes:
+                return
+            if not response.watchers:
+                self._forget(response)
+
+    def _forget(self, response: Response) -> None:
+        del self._ended[response.id]
+        del self._by_id[response.id]
+        if response.key is not None and self._by_key.get(response.key) is response:
+            del self._by_key[response.key]
+        self._bytes -= response.log.size + _OVERHEAD_BYTES
+
+    def announce_shutdown(self, grace: float) -> None:
+        """Tells every watcher that the gateway will go away."""
+        announce_shutdown(self._live(), grace)
+
+    def _live(self) -> Iterable[Response]:
+        return [response for response in self._by_id.values() if response.state is State.RUNNING]
+
+    async def close(self) -> None:
+        """Ends what still runs, with DRAINING, and waits for it."""
+        if self._tick is not None:
+            self._tick.cancel()
+        tasks = []
+        for response in self._live():
+            response.cancel(
+                make_error(
+                    ErrorReason.ERROR_REASON_DRAINING, "the gateway is shutting down", retry_after=_RETRY_SECONDS
+                )
+            )
+            if response.task is not None:
+                tasks.append(response.task)
+        if tasks:
+            await asyncio.wait(tasks)

@@ -1,0 +1,228 @@
+"""One response: its state, its log, those who watch it, and the task that generates it.
+
+A generation belongs to its response, not to a call. Calls watch: the first one is the caller that asked, others come
+by ResumeChat or by repeating the request id. When the last watcher leaves, the response is cancelled at once, or after
+its grace, or never (`background`).
+"""
+
+import asyncio
+import enum
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from sluice.auth.v1.identity_pb2 import Identity
+from sluice.chat.v1.event_pb2 import Event
+from sluice.gateway.v1.chat_service_pb2 import Answer
+from sluice_gateway.fold import Folder
+from sluice_gateway.responses.log import ResponseLog, pack, unpack
+from sluice_kit.errors import CancelledByOwnerError, SluiceError
+
+
+class State(enum.Enum):
+    """Where a response stands; the names are those of ResponseState in the contract."""
+
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Watcher:
+    """One call that reads a response."""
+
+    __slots__ = ("cursor", "idle_since", "position", "scope", "unnumbered", "wake", "writing_since")
+
+    def __init__(self, cursor: int, position: int, now: float) -> None:
+        self.cursor = cursor
+        """Number of the last event it was sent."""
+        self.position = position
+        """Bytes of the log it was sent, counted like ResponseLog.written."""
+        self.wake: asyncio.Future[None] | None = None
+        self.writing_since: float | None = None
+        self.idle_since = now
+        self.scope: asyncio.Timeout | None = None
+        self.unnumbered: bytes | None = None
+        """A message to send when there is no event to send, instead of a heartbeat."""
+
+
+class Response:
+    """One response. All methods are for the event loop's thread."""
+
+    __slots__ = (
+        "_folder",
+        "_grace_timer",
+        "_on_end",
+        "_on_growth",
+        "_queue_bytes",
+        "_room",
+        "accept_time_ns",
+        "background",
+        "cancelling",
+        "done",
+        "end_time",
+        "error",
+        "fingerprint",
+        "grace",
+        "id",
+        "identity",
+        "key",
+        "log",
+        "state",
+        "task",
+        "watchers",
+    )
+
+    def __init__(
+        self,
+        response_id: str,
+        identity: Identity,
+        *,
+        log_bytes: int,
+        queue_bytes: int,
+        grace: float = 0.0,
+        background: bool = False,
+        on_growth: Callable[[int], None],
+        on_end: Callable[["Response"], None],
+    ) -> None:
+        self.id = response_id
+        self.identity = identity
+        self.key: tuple[str, str, str] | None = None
+        self.fingerprint = b""
+        self.log = ResponseLog(log_bytes)
+        self.state = State.RUNNING
+        self.error: SluiceError | None = None
+        self.watchers: set[Watcher] = set()
+        self.grace = grace
+        self.background = background
+        self.accept_time_ns = time.time_ns()
+        self.end_time = 0.0
+        self.task: asyncio.Task[Any] | None = None
+        self.cancelling: SluiceError | None = None
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue_bytes = queue_bytes
+        self._on_growth = on_growth
+        self._on_end = on_end
+        self._folder: Folder | None = None
+        self._grace_timer: asyncio.TimerHandle | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"responses/{self.id}"
+
+    @property
+    def tenant(self) -> str:
+        """The tenant that owns it."""
+        return self.identity.tenant
+
+    def emit(self, *events: Event) -> Awaitable[None] | None:
+        """Numbers events and hands them to every watcher; see `append`."""
+        return self.append(len(events), pack(list(events)))
+
+    def append(self, count: int, body: bytes) -> Awaitable[None] | None:
+        """Numbers `count` serialised events and hands them to every watcher.
+
+        What it returns, if anything, is done when no watcher is too far behind any more.
+        """
+        log = self.log
+        before = log.size
+        log.append(count, body)
+        self._on_growth(log.size - before)
+        if log.evicted is not None:
+            self._fold_evicted()
+        lagging = False
+        for watcher in self.watchers:
+            wake = watcher.wake
+            if wake is not None:
+                watcher.wake = None
+                if not wake.done():
+                    wake.set_result(None)
+            if log.written - watcher.position > self._queue_bytes:
+                lagging = True
+        return self._wait_room() if lagging else None
+
+    async def _wait_room(self) -> None:
+        while self.state is State.RUNNING and any(
+            self.log.written - watcher.position > self._queue_bytes for watcher in self.watchers
+        ):
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    def progressed(self) -> None:
+        """Is told by a watcher that it was sent more, or left."""
+        room = self._room
+        if room is not None:
+            self._room = None
+            if not room.done():
+                room.set_result(None)
+
+    def finish(self, state: State, error: SluiceError | None = None) -> None:
+        """Ends the response. Only the first end counts."""
+        if self.state is not State.RUNNING:
+            return
+        self.state = state
+        self.error = error
+        self.end_time = asyncio.get_running_loop().time()
+        self.done.set_result(None)
+        if self._grace_timer is not None:
+            self._grace_timer.cancel()
+            self._grace_timer = None
+        for watcher in self.watchers:
+            if watcher.wake is not None and not watcher.wake.done():
+                watcher.wake.set_result(None)
+        self.progressed()
+        self._on_end(self)
+
+    def cancel(self, error: SluiceError | None = None) -> None:
+        """Ends the generation; `error` (unset: CANCELLED) is what watchers will be told."""
+        if self.state is not State.RUNNING or self.cancelling is not None:
+            return
+        self.cancelling = error or CancelledByOwnerError("the response was cancelled")
+        if self.task is not None:
+            self.task.cancel()
+
+    def attach(self, after: int) -> Watcher:
+        """Adds a watcher that has the events up to `after`."""
+        log = self.log
+        ahead = (
+            sum(len(batch.body) for batch in log.batches() if batch.first > after) if after < log.last_sequence else 0
+        )
+        watcher = Watcher(after, log.written - ahead, asyncio.get_running_loop().time())
+        self.watchers.add(watcher)
+        if self._grace_timer is not None:
+            self._grace_timer.cancel()
+            self._grace_timer = None
+        return watcher
+
+    def detach(self, watcher: Watcher) -> None:
+        """Removes a watcher; the last one's leaving starts the grace."""
+        self.watchers.discard(watcher)
+        self.progressed()
+        if self.watchers or self.state is not State.RUNNING or self.background:
+            return
+        if self.grace > 0:
+            self._grace_timer = asyncio.get_running_loop().call_later(self.grace, self._grace_passed)
+        else:
+            self.cancel(CancelledByOwnerError("the client left"))
+
+    def _grace_passed(self) -> None:
+        self._grace_timer = None
+        if not self.watchers:
+            self.cancel(CancelledByOwnerError("no watcher came back within the grace"))
+
+    def _fold_evicted(self) -> None:
+        if self._folder is None:
+            self._folder = Folder()
+        for batch in self.log.take_evicted():
+            self._folder.add(unpack(batch))
+
+    def answer(self) -> Answer:
+        """Returns the answer so far, whole even where the log has forgotten its beginning."""
+        folder = Folder()
+        if self._folder is not None:
+            folder = self._folder.copy()
+        for batch in self.log.batches():
+            folder.add(unpack(batch))
+        return folder.answer(self.name)

@@ -1,0 +1,100 @@
+"""Wires the gateway together."""
+
+import argparse
+from collections.abc import Sequence
+
+from sluice.gateway.v1 import (
+    chat_service_pb2,
+    embedding_service_pb2,
+    integration_service_pb2,
+    model_service_pb2,
+)
+from sluice_gateway import forward
+from sluice_gateway.config import GatewayConfig
+from sluice_gateway.integrations import Integrations
+from sluice_gateway.pipeline.plan import Planner
+from sluice_gateway.pipeline.run import Pipeline
+from sluice_gateway.pipeline.settle import Prices
+from sluice_gateway.records.ledger import Ledger
+from sluice_gateway.responses.registry import Responses
+from sluice_gateway.retrieval import Retrieval
+from sluice_gateway.services.chat import ChatService
+from sluice_gateway.services.embeddings import EmbeddingService
+from sluice_gateway.services.integrations import IntegrationService
+from sluice_gateway.services.models import ModelService
+from sluice_kit.auth import public_authenticator
+from sluice_kit.channels import ChannelPool
+from sluice_kit.config import AuthConfig, ConfigDocument, check_listeners
+from sluice_kit.main import parser, run
+from sluice_kit.server import Server
+
+
+class Gateway:
+    """The gateway as a service of the mesh."""
+
+    name = "gateway"
+
+    def __init__(self, document: ConfigDocument) -> None:
+        config = document.section("gateway", GatewayConfig)
+        listeners = [("gateway.listen", config.listen)]
+        if config.probe is not None:
+            listeners.append(("gateway.probe", config.probe))
+        check_listeners(document, document.section("auth", AuthConfig), listeners)
+        self.listen = config.listen
+        self.probe = config.probe
+        self.authenticator = public_authenticator(document)
+        self._document = document
+        self._config = config
+        self._prices = Prices(document, config)
+        # Everything below needs a running event loop, so `register` makes it.
+        self._channels: ChannelPool
+        self._integrations: Integrations
+        self._ledger: Ledger
+        self.responses: Responses
+
+    def register(self, server: Server) -> None:
+        config = self._config
+        self._channels = channels = ChannelPool()
+        self._integrations = Integrations(self._document, config.integrations, channels)
+        planner = Planner(self._document, config, self._integrations)
+        peer = channels.get(config.retrieval.address) if config.retrieval is not None else None
+        self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
+        pipeline = Pipeline(self._integrations, Retrieval(peer), self._ledger, self._prices)
+        self.responses = Responses(config, planner, pipeline.run)
+        server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
+        server.add(
+            embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"],
+            EmbeddingService(self._integrations, planner),
+        )
+        server.add(
+            model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], ModelService(self._integrations, planner)
+        )
+        server.add(
+            integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
+            IntegrationService(self._integrations),
+        )
+        forward.register(server, forward.Peers({forward.RETRIEVAL: peer} if peer is not None else {}))
+
+    async def start(self) -> None:
+        await self._ledger.recover()
+        await self._integrations.start()
+        self.responses.start()
+
+    async def drain(self, grace: float) -> None:
+        self.responses.announce_shutdown(grace)
+
+    async def stop(self) -> None:
+        await self.responses.close()
+        await self._integrations.close()
+        await self._channels.close()
+        await self._ledger.close()
+
+
+def create(document: ConfigDocument, options: argparse.Namespace) -> Gateway:  # noqa: ARG001  # the signature of every service
+    """Makes the gateway from its configuration. Raises ConfigError."""
+    return Gateway(document)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the gateway as a process and returns its exit code."""
+    return run("gateway", create, parser("gateway"), argv)

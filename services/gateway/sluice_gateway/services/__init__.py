@@ -1,0 +1,1 @@
+"""The RPCs the gateway serves itself, one module for each service of its contract."""
