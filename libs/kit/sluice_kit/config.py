@@ -97,7 +97,7 @@ class ConfigDocument:
         if defaults and isinstance(value, dict):
             value = {key: _expand(text, self.environ) for key, text in defaults.items()} | value
         try:
-            return msgspec.convert(value, type_, dec_hook=_hook)
+            return msgspec.convert(value, type_, strict=False, dec_hook=_hook)
         except msgspec.ValidationError as error:
             raise self._explain(name, value, str(error)) from None
 
@@ -189,9 +189,13 @@ def _put(document: ConfigDocument, dotted: str, text: str, origin: str) -> None:
             child = {}
             at[part] = child
         at = child
-    try:
-        at[parts[-1]] = yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
+    # Scalars stay text, which the section's type turns into what it wants: a key of digits must not become a number.
+    if text[:1] in ("[", "{"):
+        try:
+            at[parts[-1]] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"{origin}: cannot be read as YAML") from None
+    else:
         at[parts[-1]] = text
 
 
@@ -247,12 +251,7 @@ def _expand(text: str, env: Mapping[str, str]) -> Any:
     missing = [match[1] for match in _PLACEHOLDER.finditer(text) if not env.get(match[1]) and match[2] is None]
     if missing:
         return Unset(missing[0])
-    expanded = _PLACEHOLDER.sub(lambda match: env.get(match[1]) or match[2], text)
-    if expanded != text and _PLACEHOLDER.fullmatch(text):
-        # A value that is nothing but a placeholder may be a number or a flag. Texts stay texts.
-        scalar = yaml.safe_load(expanded) if expanded else expanded
-        return scalar if isinstance(scalar, int | float | bool) else expanded
-    return expanded
+    return _PLACEHOLDER.sub(lambda match: env.get(match[1]) or match[2], text)
 
 
 def _hook(type_: type, value: Any) -> Any:

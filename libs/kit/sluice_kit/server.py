@@ -186,13 +186,16 @@ async def serve(service: Service, config: ServerConfig, stopping: asyncio.Event)
 async def start(service: Service, config: ServerConfig) -> Server:
     """Binds and starts a service, and returns its server once it is SERVING."""
     server = Server(service.name, service.listen, service.probe, service.authenticator, config)
-    service.register(server)
-    await server.bind()
+    registered = False
     try:
+        service.register(server)
+        registered = True
+        await server.bind()
         await service.start()
     except BaseException:
         await server.stop(0)
-        await service.stop()
+        if registered:
+            await service.stop()
         raise
     await server.ready()
     return server
