@@ -1,0 +1,1 @@
+"""Corpora, ingestion, chunking and search of a Sluice mesh."""

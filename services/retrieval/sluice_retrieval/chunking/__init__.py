@@ -1,0 +1,1 @@
+"""Texts cut into chunks of whole lines, along their structure."""

@@ -1,0 +1,99 @@
+"""The section `retrieval` of the configuration."""
+
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where dense vectors come from."""
+
+    address: str
+    """The gateway's address, `host:port` or `unix:/path`."""
+
+
+class EmbedderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The embedder of corpora that are created without one."""
+
+    model: str
+    """`provider/model`, e.g. `openai/text-embedding-3-small`."""
+    dimensions: int
+    """Length of its vectors."""
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one source may cost. Beyond these an index fails with SOURCE_LIMIT_EXCEEDED, except where noted."""
+
+    max_files: int = 200_000
+    """Files that count."""
+    max_file_bytes: int = 1024 * 1024
+    """Size of one file; larger ones are skipped as `too_large`."""
+    max_total_bytes: int = 2 * 1024 * 1024 * 1024
+    """Size of all files that count, and of what is fetched of a repository."""
+    max_depth: int = 64
+    """Folders within folders."""
+    max_seconds: float = 3600.0
+    """Time for one index."""
+
+
+class ChunksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How texts are cut."""
+
+    target_chars: int = 1600
+    """A chunk is closed rather than grown beyond this many characters."""
+    small_chars: int = 400
+    """A class or section up to this size stays whole."""
+
+
+class GitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which repositories may be fetched."""
+
+    allowed_hosts: tuple[str, ...] = ("github.com", "gitlab.com", "bitbucket.org")
+    """Hosts that https addresses may name; `*` for any. Each must have public addresses only."""
+    private_hosts: tuple[str, ...] = ()
+    """Hosts that may be fetched from although their addresses are not public, e.g. a GitLab of one's own."""
+
+
+class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where vectors are kept."""
+
+    kind: str = "edge"
+    """`edge`: on the local disk, in a process of our own."""
+
+
+class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Section `retrieval`."""
+
+    listen: str = "127.0.0.1:7410"
+    """Address to serve on."""
+    probe: str | None = None
+    """Address for health checks alone. Unset: none."""
+    folder: str | None = None
+    """Where corpora are kept. Unset: `retrieval` in the state_dir."""
+    allowed_roots: tuple[str, ...] | None = None
+    """Folders below which sources may lie. Unset: the user's home, the working directory and the folder for temporary
+    files where authentication is off; none otherwise."""
+    gateway: GatewayConfig | None = None
+    """Needed for dense vectors alone."""
+    embedder: EmbedderConfig | None = None
+    """Unset: corpora are searched by words alone, unless created with an embedder."""
+    limits: LimitsConfig = LimitsConfig()
+    """What one source may cost."""
+    chunks: ChunksConfig = ChunksConfig()
+    """How texts are cut."""
+    git: GitConfig = GitConfig()
+    """Which repositories may be fetched."""
+    store: StoreConfig = StoreConfig()
+    """Where vectors are kept."""
+    concurrent_tasks: int = 1
+    """Indexes made at the same time; others wait."""
+    keep_revisions_seconds: float = 24 * 3600.0
+    """How long the texts of a revision are kept after another took its place."""
+    keep_tasks_seconds: float = 7 * 24 * 3600.0
+    """How long tasks are kept after their end."""
+
+
+def default_roots() -> tuple[Path, ...]:
+    """Returns the folders below which sources may lie where only the user's own processes can call."""
+    return (Path.home(), Path.cwd(), Path(tempfile.gettempdir()))

@@ -1,0 +1,93 @@
+"""Dense vectors, from the gateway's EmbeddingService."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from sluice.auth.v1.identity_pb2 import Identity
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.gateway.v1 import embedding_service_pb2 as pb
+from sluice.gateway.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from sluice.provider.v1.provider_service_pb2 import EmbedTask
+from sluice_kit.channels import open_channel
+from sluice_kit.errors import ConfigurationError, from_rpc_error, make_error
+from sluice_kit.identity import IDENTITY_KEY, encode
+
+_BATCH_TEXTS: Final = 64
+_CONCURRENT: Final = 2
+_QUERY_SECONDS: Final = 20.0
+_DOCUMENT_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedderSpec:
+    """The embedder of a corpus."""
+
+    provider: str
+    model: str
+    dimensions: int
+
+
+class EmbeddingClient:
+    """Embeds texts. Without an address, every call raises INTEGRATION_MISCONFIGURED, naming the setting."""
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+        self._channel: grpc.aio.Channel | None = None
+        self._slots = asyncio.Semaphore(_CONCURRENT)
+
+    async def query(self, identity: Identity, spec: EmbedderSpec, text: str) -> list[float]:
+        """Returns the vector of a question."""
+        found = await self._embed(identity, spec, [text], EmbedTask.EMBED_TASK_QUERY, _QUERY_SECONDS)
+        return found[0]
+
+    async def documents(self, identity: Identity, spec: EmbedderSpec, texts: Sequence[str]) -> list[list[float]]:
+        """Returns the vectors of texts, in order."""
+
+        async def batch(at: int) -> list[list[float]]:
+            async with self._slots:
+                part = texts[at : at + _BATCH_TEXTS]
+                return await self._embed(identity, spec, part, EmbedTask.EMBED_TASK_DOCUMENT, _DOCUMENT_SECONDS)
+
+        parts = await asyncio.gather(*(batch(at) for at in range(0, len(texts), _BATCH_TEXTS)))
+        return [vector for part in parts for vector in part]
+
+    async def close(self) -> None:
+        """Closes the channel."""
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _embed(
+        self, identity: Identity, spec: EmbedderSpec, texts: Sequence[str], task: "EmbedTask.ValueType", limit: float
+    ) -> list[list[float]]:
+        request = pb.EmbedRequest(
+            model=f"{spec.provider}/{spec.model}", texts=texts, dimensions=spec.dimensions, task=task
+        )
+        try:
+            response: pb.EmbedResponse = await self._stub().Embed(
+                request, timeout=limit, metadata=((IDENTITY_KEY, encode(identity)),)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "gateway") from None
+        vectors = [list(embedding.values) for embedding in response.embeddings]
+        if len(vectors) != len(texts) or any(len(vector) != spec.dimensions for vector in vectors):
+            raise make_error(
+                ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
+                f"the embedder {request.model} did not answer with {len(texts)} vectors of {spec.dimensions} numbers",
+                metadata={"provider": spec.provider},
+            )
+        return vectors
+
+    def _stub(self) -> EmbeddingServiceStub:
+        if self._address is None:
+            raise ConfigurationError(
+                "this corpus has an embedder, but the retrieval service knows no gateway to embed with: set "
+                "retrieval.gateway.address",
+                metadata={"setting": "retrieval.gateway.address"},
+            )
+        if self._channel is None:
+            self._channel = open_channel(self._address)
+        return EmbeddingServiceStub(self._channel)

@@ -1,0 +1,55 @@
+"""From a file to points: chunks with the words of their context, and ids that depend on nothing but the contents."""
+
+import hashlib
+import uuid
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Final
+
+from sluice_retrieval.chunking.chunker import VERSION, chunk_file
+from sluice_retrieval.chunking.spans import Chunk, ChunkSizes
+from sluice_retrieval.store.base import Payload, Point
+from sluice_retrieval.text.bm25 import document_vector
+from sluice_retrieval.text.lines import decode, join_lines, split_lines, text_sha256
+
+_PATH_TIMES: Final = 1
+_SYMBOL_TIMES: Final = 2
+_CONTEXT_TIMES: Final = 1
+MAX_EMBEDDED_CHARS: Final = 6000
+"""Characters of a chunk that are embedded; more would not fit common models."""
+
+
+def settings_digest(sizes: ChunkSizes) -> str:
+    """Returns what, besides the text itself, decides how it is cut and weighed."""
+    return f"{VERSION}:{sizes.target}:{sizes.small}"
+
+
+def points_of(
+    path: str, language: str, blob_sha256: str, data: bytes, sizes: ChunkSizes
+) -> Iterator[tuple[Point, str]]:
+    """Yields each chunk of a file as a point, without a dense vector, and the text to embed for it."""
+    lines = split_lines(decode(data))
+    settings = settings_digest(sizes)
+    stem = PurePosixPath(path).with_suffix("").as_posix()
+    for chunk in chunk_file(data, lines, language, sizes):
+        text = join_lines(lines, chunk.start_line, chunk.end_line)
+        vector = document_vector(
+            ((stem, _PATH_TIMES), (chunk.symbol, _SYMBOL_TIMES), (chunk.context, _CONTEXT_TIMES), (text, 1))
+        )
+        payload = Payload(
+            path, chunk.start_line, chunk.end_line, chunk.symbol, language, blob_sha256, text_sha256(text)
+        )
+        point_id = _point_id(settings, path, blob_sha256, chunk)
+        yield Point(point_id, payload, vector.indices, vector.values), _text_to_embed(path, chunk, text)
+
+
+def _text_to_embed(path: str, chunk: Chunk, text: str) -> str:
+    head = " · ".join(filter(None, (path, chunk.symbol)))
+    return f"{head}\n{chunk.context}{text}"[:MAX_EMBEDDED_CHARS]
+
+
+def _point_id(settings: str, path: str, blob_sha256: str, chunk: Chunk) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (settings, path, blob_sha256, f"{chunk.start_line}-{chunk.end_line}"):
+        digest.update(part.encode() + b"\0")
+    return str(uuid.UUID(bytes=digest.digest()))

@@ -1,0 +1,1 @@
+"""What the service remembers: corpora, generations, documents and tasks, in SQLite."""

@@ -1,0 +1,1 @@
+"""From a question to passages, and from passages back to the lines they came from."""

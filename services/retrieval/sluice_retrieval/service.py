@@ -1,0 +1,149 @@
+"""The retrieval service: what it is made of, and how it starts and stops."""
+
+import argparse
+import asyncio
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from sluice.retrieval.v1 import corpus_service_pb2, search_service_pb2
+from sluice.task.v1 import task_service_pb2
+from sluice_kit.auth import internal_authenticator
+from sluice_kit.config import AuthConfig, ConfigDocument, check_listeners
+from sluice_kit.main import parser, run
+from sluice_kit.server import Server
+from sluice_retrieval.chunking.spans import ChunkSizes
+from sluice_retrieval.config import RetrievalConfig, default_roots
+from sluice_retrieval.embedding import EmbeddingClient
+from sluice_retrieval.indexing.indexer import KIND, Indexer
+from sluice_retrieval.maintenance import Maintenance
+from sluice_retrieval.records.database import Database
+from sluice_retrieval.rpc.corpus_service import CorpusService
+from sluice_retrieval.rpc.search_service import SearchService
+from sluice_retrieval.rpc.task_service import TaskService
+from sluice_retrieval.search.searcher import Searcher
+from sluice_retrieval.search.texts import Texts
+from sluice_retrieval.search.verifier import Verifier
+from sluice_retrieval.sources.policy import SourcePolicy
+from sluice_retrieval.store.edge import EdgeStore
+from sluice_retrieval.tasks.runner import TaskRunner
+
+log = logging.getLogger(__name__)
+
+_SWEEP_SECONDS: Final = 600.0
+
+
+class RetrievalService:
+    """One process of retrieval. A kit `Service`."""
+
+    name = "retrieval"
+
+    def __init__(self, document: ConfigDocument) -> None:
+        """Raises ConfigError."""
+        config = document.section("retrieval", RetrievalConfig)
+        auth = document.section("auth", AuthConfig)
+        self.listen = config.listen
+        self.probe = config.probe
+        addresses = [("retrieval.listen", config.listen)]
+        if config.probe is not None:
+            addresses.append(("retrieval.probe", config.probe))
+        check_listeners(document, auth, addresses)
+        self.authenticator = internal_authenticator(document)
+        _check(document, config)
+        folder = document.resolve(config.folder) if config.folder else document.state_dir() / "retrieval"
+        sizes = ChunkSizes(config.chunks.target_chars, config.chunks.small_chars)
+        self.database = Database(folder / "records.sqlite")
+        self.store = EdgeStore(folder / "vectors")
+        self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None)
+        policy = SourcePolicy(_roots(document, config, auth), config.git.allowed_hosts, config.git.private_hosts)
+        indexer = Indexer(self.database, self.store, self._embeddings, policy, folder, config.limits, sizes)
+        self.runner = TaskRunner(self.database, {KIND: indexer.run}, config.concurrent_tasks)
+        self.maintenance = Maintenance(
+            self.database, self.store, folder, config.keep_revisions_seconds, config.keep_tasks_seconds
+        )
+        texts = Texts(folder / "blobs")
+        self._corpora = CorpusService(
+            self.database, self.store, texts, self.runner, policy, config.embedder, self._corpus_deleted
+        )
+        self._search = SearchService(
+            Searcher(self.database, self.store, texts, self._embeddings), Verifier(self.database, texts)
+        )
+        self._tasks = TaskService(self.database, self.runner)
+        self._sweeping: asyncio.Task[None] | None = None
+
+    def register(self, server: Server) -> None:
+        """Adds the RPCs."""
+        server.add(corpus_service_pb2.DESCRIPTOR.services_by_name["CorpusService"], self._corpora)
+        server.add(search_service_pb2.DESCRIPTOR.services_by_name["SearchService"], self._search)
+        server.add(task_service_pb2.DESCRIPTOR.services_by_name["TaskService"], self._tasks)
+
+    async def start(self) -> None:
+        """Opens what is kept, cleans up after a crash, and resumes unfinished tasks."""
+        await self.database.open()
+        await self.store.start()
+        await self.maintenance.after_crash()
+        await self.runner.start()
+        self._sweeping = asyncio.create_task(self._sweep())
+
+    async def drain(self, grace: float) -> None:
+        """Ends watchers, which would else use up the grace; they watch again."""
+        self.runner.drain()
+
+    async def stop(self) -> None:
+        """Interrupts tasks, which resume at the next start, and releases everything."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+            await asyncio.wait((self._sweeping,))
+        await self.runner.stop()
+        await self._embeddings.close()
+        await self.store.close()
+        await self.database.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            if self.runner.idle:
+                try:
+                    await self.maintenance.sweep()
+                except Exception:
+                    log.exception("cleaning up failed; it is tried again")
+            await asyncio.sleep(_SWEEP_SECONDS)
+
+    async def _corpus_deleted(self, tenant: str) -> None:
+        if self.runner.idle:
+            await self.maintenance.sweep_texts(tenant)
+
+
+def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
+    if config.store.kind != "edge":
+        raise document.error("retrieval.store.kind", f"no such store '{config.store.kind}'; there is: edge")
+    if config.embedder is not None:
+        provider, slash, model = config.embedder.model.partition("/")
+        if not (provider and slash and model):
+            raise document.error("retrieval.embedder.model", "expected provider/model")
+        if config.gateway is None:
+            raise document.error("retrieval.gateway.address", "required with retrieval.embedder")
+        if config.embedder.dimensions < 1:
+            raise document.error("retrieval.embedder.dimensions", "expected at least 1")
+    for name in ("target_chars", "small_chars"):
+        if getattr(config.chunks, name) < 1:
+            raise document.error(f"retrieval.chunks.{name}", "expected at least 1")
+    if config.concurrent_tasks < 1:
+        raise document.error("retrieval.concurrent_tasks", "expected at least 1")
+
+
+def _roots(document: ConfigDocument, config: RetrievalConfig, auth: AuthConfig) -> tuple[Path, ...]:
+    if config.allowed_roots is not None:
+        return tuple(document.resolve(root) for root in config.allowed_roots)
+    # With keys, callers are not the user whose files these are.
+    return default_roots() if auth.mode == "local" else ()
+
+
+def create(document: ConfigDocument, _options: argparse.Namespace) -> RetrievalService:
+    """Makes the service. Raises ConfigError."""
+    return RetrievalService(document)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the service until it is told to stop; returns the exit code."""
+    return run("retrieval", create, parser("retrieval"), argv)

@@ -1,0 +1,61 @@
+"""What reading a source yields, and what it may cost."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from sluice_retrieval.children.runtime import ChildFailure
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file that counts."""
+
+    path: str
+    data: bytes
+
+
+@dataclass
+class Budget:
+    """What one source may cost, and what it did. `take` and `check` raise SOURCE_LIMIT_EXCEEDED."""
+
+    max_files: int
+    max_file_bytes: int
+    max_total_bytes: int
+    max_depth: int
+    max_seconds: float
+    files: int = 0
+    total: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    _start: float = field(default_factory=time.monotonic)
+
+    def take(self, data: bytes) -> None:
+        """Counts a file."""
+        self.files += 1
+        self.total += len(data)
+        if self.files > self.max_files:
+            raise exceeded("max_files", f"more than {self.max_files} files")
+        if self.total > self.max_total_bytes:
+            raise exceeded("max_total_bytes", f"more than {self.max_total_bytes} bytes")
+
+    def check_depth(self, depth: int) -> None:
+        """Refuses folders that are nested too deeply."""
+        if depth > self.max_depth:
+            raise exceeded("max_depth", f"folders nested more than {self.max_depth} deep")
+
+    def check_time(self) -> float:
+        """Returns the seconds left; refuses when there are none."""
+        left = self.max_seconds - (time.monotonic() - self._start)
+        if left <= 0:
+            raise exceeded("max_seconds", f"more than {self.max_seconds:g} seconds")
+        return left
+
+
+def exceeded(limit: str, what: str) -> ChildFailure:
+    """Returns the failure for a limit of the operator."""
+    return ChildFailure("SOURCE_LIMIT_EXCEEDED", f"the source has {what}; filters leave folders out", {"limit": limit})
+
+
+def unreadable(what: str) -> ChildFailure:
+    """Returns the failure for a source that cannot be read."""
+    return ChildFailure("SOURCE_UNREADABLE", what)

@@ -1,0 +1,100 @@
+"""Gitignore-style patterns, as filters and as .gitignore files."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from pathspec import GitIgnoreSpec
+
+_MAX_STARS_IN_SEGMENT: Final = 4
+_MAX_DOUBLE_STARS: Final = 4
+_STARS: Final = re.compile(r"\*+")
+
+
+class PatternError(ValueError):
+    """A pattern that is not used. `index` is its place in the list."""
+
+    def __init__(self, index: int, message: str) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class PathFilter:
+    """Include and exclude patterns: a file counts if it matches an include (or there is none) and no exclude."""
+
+    def __init__(self, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> None:
+        """Raises PatternError: `index` counts the includes first, then the excludes."""
+        self._include = _compile(include, 0) if include else None
+        self._exclude = _compile(exclude, len(include)) if exclude else None
+        self._prunes = not any(pattern.startswith("!") for pattern in exclude)
+        self._named = {part for pattern in include for part in pattern.strip("/").split("/")}
+
+    @property
+    def is_open(self) -> bool:
+        """Whether every file counts."""
+        return self._include is None and self._exclude is None
+
+    def takes(self, path: str) -> bool:
+        """Tells whether a file counts."""
+        if self._include is not None and not self._include.match_file(path):
+            return False
+        return self._exclude is None or not self._exclude.match_file(path)
+
+    def skips_folder(self, path: str) -> bool:
+        """Tells whether nothing below a folder can count."""
+        return self._prunes and self._exclude is not None and self._exclude.match_file(path + "/")
+
+    def names(self, name: str) -> bool:
+        """Tells whether an include names a folder in so many words, as `vendor/` does and `**/*.py` does not."""
+        return name in self._named
+
+
+def _compile(patterns: Sequence[str], offset: int) -> GitIgnoreSpec:
+    for index, pattern in enumerate(patterns):
+        # Patterns become regular expressions whose time grows with the power of the stars.
+        segments = pattern.split("/")
+        if any(len(_STARS.findall(segment)) > _MAX_STARS_IN_SEGMENT for segment in segments):
+            raise PatternError(offset + index, f"at most {_MAX_STARS_IN_SEGMENT} stars between slashes")
+        if segments.count("**") > _MAX_DOUBLE_STARS:
+            raise PatternError(offset + index, f"at most {_MAX_DOUBLE_STARS} times **")
+        try:
+            GitIgnoreSpec.from_lines([pattern])
+        except ValueError:
+            raise PatternError(offset + index, "not a gitignore-style pattern") from None
+    return GitIgnoreSpec.from_lines(patterns)
+
+
+class IgnoreRules:
+    """The .gitignore files on the way from the root to a folder; the deepest that says anything decides."""
+
+    def __init__(self) -> None:
+        self._specs: tuple[tuple[str, GitIgnoreSpec], ...] = ()
+
+    def within(self, folder: str, text: str | None) -> "IgnoreRules":
+        """Returns the rules inside a folder (its path, empty for the root), whose .gitignore holds `text`, if any."""
+        if text is None:
+            return self
+        spec = _lenient(text)
+        child = IgnoreRules()
+        child._specs = ((f"{folder}/" if folder else "", spec), *self._specs)
+        return child
+
+    def ignores(self, path: str, *, is_folder: bool) -> bool:
+        """Tells whether a file or folder is ignored. Folders that are ignored are not entered."""
+        for prefix, spec in self._specs:
+            verdict = spec.check_file(path[len(prefix) :] + ("/" if is_folder else "")).include
+            if verdict is not None:
+                return verdict
+        return False
+
+
+def _lenient(text: str) -> GitIgnoreSpec:
+    """Reads a .gitignore as git does, which passes over lines that it does not understand."""
+    good: list[str] = []
+    for line in text.splitlines():
+        try:
+            GitIgnoreSpec.from_lines([line])
+        except ValueError:
+            continue
+        good.append(line)
+    return GitIgnoreSpec.from_lines(good)

@@ -1,0 +1,1 @@
+"""Where vectors are kept: one interface, and the store on the local disk."""

@@ -1,0 +1,108 @@
+"""The one interface to vectors.
+
+A *generation* is one complete index of a corpus. It is built beside the one that is searched, never changed once it is
+sealed, and deleted as a whole. A store keeps generations apart: by directory on the local disk, by payload filters on a
+server. Point ids are deterministic, so writing a point twice is writing it once.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import msgspec
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """Names a generation. `tenant` is who owns it, `corpus` the corpus's own id (not its name), `id` is unique."""
+
+    tenant: str
+    corpus: str
+    id: str
+
+
+class Payload(msgspec.Struct, frozen=True, array_like=True):
+    """What is kept with a chunk's vectors."""
+
+    path: str
+    start_line: int
+    end_line: int
+    symbol: str
+    language: str
+    blob_sha256: str
+    text_sha256: str
+
+
+class Point(msgspec.Struct, array_like=True):
+    """A chunk as the store takes it. `id` is a UUID in text form."""
+
+    id: str
+    payload: Payload
+    indices: list[int]
+    values: list[float]
+    dense: list[float] | None = None
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A question to one generation: by words, by meaning, or both, then fused by reciprocal rank."""
+
+    limit: int
+    indices: list[int] = []
+    values: list[float] = []
+    dense: list[float] | None = None
+    include_paths: list[str] | None = None
+    """Only chunks of these files. None: of all."""
+    exclude_paths: list[str] = []
+    """No chunks of these files."""
+
+
+class Hit(msgspec.Struct, frozen=True, array_like=True):
+    """A chunk found."""
+
+    id: str
+    score: float
+    payload: Payload
+    sparse: bool
+    """Whether it is among the best by words."""
+    dense: bool
+    """Whether it is among the best by meaning."""
+
+
+class Builder(Protocol):
+    """Writes one generation."""
+
+    async def add(self, points: Sequence[Point]) -> None:
+        """Writes points. Returns when the store has them, not when they are durable."""
+
+    async def seal(self) -> int:
+        """Makes what was written durable and fast to search. Returns the number of points."""
+
+
+class Store(Protocol):
+    """Where vectors are kept. Failures are raised as SluiceError, STORE_UNAVAILABLE where the store cannot be used."""
+
+    async def start(self) -> None:
+        """Gets ready."""
+
+    async def close(self) -> None:
+        """Releases everything."""
+
+    def build(self, generation: Generation, dimensions: int | None) -> AbstractAsyncContextManager[Builder]:
+        """Begins a generation, dropping what an earlier try left of it. `dimensions` is of dense vectors, if any."""
+
+    async def search(self, generation: Generation, query: Query) -> list[Hit]:
+        """Returns the best chunks, best first. Raises NotFoundError if there is no such generation."""
+
+    async def chunks_of(self, generation: Generation, path: str, limit: int) -> list[Payload]:
+        """Returns chunks of a file by line, at most `limit`."""
+
+    async def dense_vectors(self, generation: Generation, ids: Sequence[str]) -> dict[str, list[float]]:
+        """Returns the dense vectors of those of the points that exist."""
+
+    async def count(self, generation: Generation) -> int:
+        """Returns the number of points. Raises NotFoundError if there is no such generation."""
+
+    async def delete(self, generation: Generation) -> None:
+        """Deletes a generation; one that is not there is fine."""
+
+    async def keep_only(self, generations: Sequence[Generation]) -> int:
+        """Deletes every generation but these, which a crash may have left. Returns how many were deleted."""

@@ -1,0 +1,83 @@
+"""What the parent asks the child that holds the shards."""
+
+import msgspec
+
+from sluice_retrieval.store.base import Hit, Payload, Point, Query
+
+
+class Create(msgspec.Struct, tag=True):
+    """Makes an empty shard in a folder, removing one that is there."""
+
+    folder: str
+    dimensions: int | None
+
+
+class Add(msgspec.Struct, tag=True):
+    """Writes points."""
+
+    folder: str
+    points: list[Point]
+
+
+class Seal(msgspec.Struct, tag=True):
+    """Flushes, optimises and closes a shard."""
+
+    folder: str
+
+
+class Search(msgspec.Struct, tag=True):
+    """Searches."""
+
+    folder: str
+    query: Query
+
+
+class ChunksOf(msgspec.Struct, tag=True):
+    """Asks for the chunks of one file."""
+
+    folder: str
+    path: str
+    limit: int
+
+
+class Dense(msgspec.Struct, tag=True):
+    """Asks for dense vectors."""
+
+    folder: str
+    ids: list[str]
+
+
+class Count(msgspec.Struct, tag=True):
+    """Asks for the number of points."""
+
+    folder: str
+
+
+class Release(msgspec.Struct, tag=True):
+    """Closes a shard if it is open, so that its folder may go."""
+
+    folder: str
+
+
+class Done(msgspec.Struct):
+    """The answer where there is nothing to say but a number."""
+
+    count: int = 0
+
+
+class Hits(msgspec.Struct):
+    """The answer to Search."""
+
+    hits: list[Hit]
+
+
+class Payloads(msgspec.Struct):
+    """The answer to ChunksOf."""
+
+    payloads: list[Payload]
+
+
+class Vectors(msgspec.Struct):
+    """The answer to Dense."""
+
+    vectors: dict[str, list[float]]

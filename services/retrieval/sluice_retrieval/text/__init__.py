@@ -1,0 +1,1 @@
+"""Words, terms and weights: what search by words is made of."""

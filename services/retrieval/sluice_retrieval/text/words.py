@@ -1,0 +1,72 @@
+"""Words of code and prose.
+
+Identifiers are split at underscores, at changes of case, and around digits; dotted names at their dots. The whole
+name is kept beside its parts, so that `parse_http2_frame` is found by itself, by `parse` and by `Http2Frame`. All is
+lower case. Words without meaning in a question ("what", "does") are left out, and English endings are cut lightly, on
+both sides alike.
+"""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+_NAME: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*|\d+(?:\.\d+)*")
+# A run of capitals is a word up to the last one, which begins the next: HTTPServer is HTTP, Server.
+_PART: Final = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|\d+")
+_MAX_DOTS: Final = 4
+_MAX_WORD_CHARS: Final = 96
+_MIN_STEM_CHARS: Final = 3
+
+_STOP_WORDS: Final = """
+    a about also an and any are as at be because been but by can could did do does doing for from had has have how i if
+    in into is it its me my of on or our should so some such than that the their them then there these they this those
+    to was we were what when where which who why will with would you your
+"""
+STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
+"""Left out of texts and questions. None is a keyword that people search code for, such as `not` or `while`."""
+
+
+@lru_cache(maxsize=200_000)
+def words_of(name: str) -> tuple[str, ...]:
+    """Returns the words that one name stands for: itself if it has parts, and its parts."""
+    found: list[str] = []
+    pieces = name.split(".")
+    if 1 < len(pieces) <= _MAX_DOTS:
+        found.append(name.lower())
+    for piece in pieces:
+        runs = [run for run in piece.split("_") if run]
+        if len(runs) > 1:
+            found.append(piece.strip("_").lower())
+        for run in runs:
+            parts = _PART.findall(run) if run.isascii() else [run]
+            if len(parts) > 1:
+                found.append(run.lower())
+            found += [stem(part) for part in map(str.lower, parts) if part not in STOP_WORDS]
+    return tuple(word[:_MAX_WORD_CHARS] for word in found)
+
+
+def stem(word: str) -> str:
+    """Returns the word without an English plural or verb ending: `indexes`, `indexing` and `indexed` become `index`."""
+    if len(word) <= _MIN_STEM_CHARS or not word.isascii():
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        word = word[:-3] + "y"
+    elif word.endswith(("sses", "shes", "ches", "xes", "zes")):
+        word = word[:-2]
+    elif word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for ending in ("ing", "ed"):
+        base = word[: -len(ending)]
+        if word.endswith(ending) and len(base) >= _MIN_STEM_CHARS and any(vowel in base for vowel in "aeiouy"):
+            doubled = base[-1] == base[-2] and base[-1] not in "lsz"
+            word = base[:-1] + "y" if base[-1] == "i" else base[:-1] if doubled else base
+            break
+    return word[:-1] if word.endswith("e") and len(word) > _MIN_STEM_CHARS + 1 else word
+
+
+def words(text: str) -> list[str]:
+    """Returns the words of a text, in order, repeats included."""
+    found: list[str] = []
+    for name in _NAME.findall(text):
+        found += words_of(name)
+    return found
