@@ -1,0 +1,84 @@
+"""Runs the benchmark from a command line; `make bench ARGS=--help` says how."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bench import machine, report
+from bench.paths import PATHS
+from bench.peers import PEERS, VARIABLES, installed
+from bench.process import StartError
+from bench.runner import LoadError, Measurement, run_round
+from bench.scenarios import DEFAULT, QUICK, SCENARIOS, Scenario
+
+_ROUNDS: Final = 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measures what a request and a token cost, and how late tokens arrive.",
+        epilog="scenarios: "
+        + "; ".join(f"{scenario.name}: {scenario.about}" for scenario in SCENARIOS.values())
+        + f". paths: {', '.join(PATHS)}. peers: {', '.join(f'{name} ({VARIABLES[name]})' for name in PEERS)}",
+    )
+    parser.add_argument("--rounds", type=int, default=_ROUNDS, metavar="N", help=f"how often (default {_ROUNDS})")
+    parser.add_argument(
+        "--scenarios", nargs="+", choices=tuple(SCENARIOS), default=DEFAULT, metavar="NAME", help="which (default: all)"
+    )
+    parser.add_argument("--paths", nargs="+", choices=(*PATHS, *PEERS), metavar="NAME", help="which (default: ours)")
+    parser.add_argument("--peers", action="store_true", help="beside them every peer whose variable is set")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: does everything work?")
+    parser.add_argument("--out", type=Path, metavar="STEM", help="write STEM.jsonl and STEM.md")
+    return parser
+
+
+async def _run(names: Sequence[str], scenarios: Sequence[Scenario], rounds: int, *, verify: bool) -> list[Measurement]:
+    found: list[Measurement] = []
+    for number in range(rounds):
+        found += await run_round(number, names, scenarios, verify=verify, say=_say)
+    return found
+
+
+def _say(measurement: Measurement) -> None:
+    """One line a measurement, so that whoever waits sees where it stands."""
+    sys.stderr.write(report.line(measurement) + "\n")
+    sys.stderr.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what the arguments ask for. Returns 0 if every request of Sluice's own paths was answered, else 1."""
+    options = _parser().parse_args(argv)
+    names = list(options.paths or PATHS)
+    if options.peers:
+        names += [name for name in installed() if name not in names]
+    missing = [VARIABLES[name] for name in names if name in PEERS and name not in installed()]
+    if missing:
+        sys.stderr.write(f"bench: set {', '.join(missing)}\n")
+        return 2
+    scenarios = list(QUICK.values()) if options.quick else [SCENARIOS[name] for name in options.scenarios]
+    rounds = 1 if options.quick else options.rounds
+    about = machine.versions(names)
+    try:
+        found = asyncio.run(_run(names, scenarios, rounds, verify=options.quick))
+    except (StartError, LoadError) as error:
+        sys.stderr.write(f"bench: {error}\n")
+        return 1
+    text = report.markdown(about, found)
+    sys.stdout.write(text)
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        rows = [msgspec.json.encode({"versions": about}), *map(msgspec.json.encode, found)]
+        options.out.with_suffix(".jsonl").write_bytes(b"\n".join(rows) + b"\n")
+        options.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    own = [measurement for measurement in found if measurement.path in PATHS]
+    return 1 if any(report.lost(measurement) for measurement in own) else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

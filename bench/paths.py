@@ -1,0 +1,134 @@
+"""Sluice's own ways from a client to the upstream, and what they are compared with here.
+
+A path starts its processes and says where a load goes. Peers are in `peers`.
+"""
+
+import hashlib
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import yaml
+
+from bench.load import Target
+from bench.process import Process, free_port
+
+INTEGRATION: Final = "bench"
+
+
+class Site:
+    """Where a run takes place: a folder for configurations, sockets and outputs, the upstream, and one key."""
+
+    def __init__(self, folder: Path, upstream_port: int) -> None:
+        self.folder = folder
+        self.upstream = f"http://127.0.0.1:{upstream_port}/v1"
+        self.upstream_port = upstream_port
+        self.key = f"sk-bench-{secrets.token_hex(16)}"
+
+    def write(self, name: str, text: str) -> Path:
+        """Writes a file of configuration and returns its path."""
+        path = self.folder / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+
+class Running(NamedTuple):
+    """A path that is being started: its processes, none for the upstream itself, and where its loads go."""
+
+    processes: list[Process]
+    target: Target
+
+
+Path_ = Callable[[Site], Running]
+
+
+def mock(site: Site) -> Process:
+    """Starts the upstream."""
+    command = [sys.executable, "-m", "bench.mock", str(site.upstream_port)]
+    return Process("mock", command, folder=site.folder, port=site.upstream_port)
+
+
+def direct(site: Site) -> Running:
+    """The client talks to the upstream."""
+    return Running([], Target(protocol="http", port=site.upstream_port))
+
+
+def two(site: Site) -> Running:
+    """Gateway and adapter as two services, a Unix socket between them."""
+    socket = site.folder / "two.sock"
+    config = _config(site, "two", {"address": f"unix:{socket}"}, listen=f"unix:{socket}")
+    adapter = Process(
+        "two-adapter",
+        [sys.executable, "-m", "sluice_providers", "--config", config, "--integration", INTEGRATION],
+        folder=site.folder,
+        file=socket,
+    )
+    gateway, target = _gateway(site, "two", config)
+    return Running([adapter, gateway], target)
+
+
+def colocated(site: Site) -> Running:
+    """The gateway hosts the adapter."""
+    config = _config(site, "colocated", {"colocate": True})
+    gateway, target = _gateway(site, "colocated", config)
+    return Running([gateway], target)
+
+
+def _config(site: Site, name: str, integration: dict[str, Any], **adapter: str) -> Path:
+    """Writes a configuration with everything on: keys, log, ledger, numbering are the gateway's defaults."""
+    keys = site.write(
+        f"{name}-keys.yaml",
+        yaml.safe_dump(
+            {"keys": [{"id": "bench", "sha256": hashlib.sha256(site.key.encode()).hexdigest(), "tenant": "bench"}]}
+        ),
+    )
+    settings = {
+        "state_dir": str(site.folder / f"{name}-state"),
+        "auth": {"mode": "keys", "keys_file": str(keys)},
+        "gateway": {"integrations": {INTEGRATION: integration}},
+        "providers": {
+            INTEGRATION: {"adapter": "openai", "base_url": site.upstream, "api_key": "sk-upstream", **adapter}
+        },
+    }
+    return site.write(f"{name}.yaml", yaml.safe_dump(settings))
+
+
+def _gateway(site: Site, name: str, config: Path) -> tuple[Process, Target]:
+    port = free_port()
+    listen = f"gateway.listen=127.0.0.1:{port}"
+    process = Process(
+        f"{name}-gateway",
+        [sys.executable, "-m", "sluice_gateway", "--config", config, "--set", listen],
+        folder=site.folder,
+        port=port,
+    )
+    return process, _target(port, site.key)
+
+
+def _target(port: int, key: str) -> Target:
+    return Target(protocol="grpc", port=port, model=f"{INTEGRATION}/{{}}", headers={"authorization": f"Bearer {key}"})
+
+
+def obvious(site: Site) -> Running:
+    """The same two services written the obvious way: see `obvious`."""
+    adapter_port, gateway_port = free_port(), free_port()
+    module = [sys.executable, "-m", "bench.obvious"]
+    adapter = Process(
+        "obvious-adapter",
+        [*module, "adapter", str(adapter_port), site.upstream],
+        folder=site.folder,
+        port=adapter_port,
+    )
+    gateway = Process(
+        "obvious-gateway",
+        [*module, "gateway", str(gateway_port), f"127.0.0.1:{adapter_port}"],
+        folder=site.folder,
+        port=gateway_port,
+    )
+    return Running([adapter, gateway], _target(gateway_port, site.key))
+
+
+PATHS: Final[dict[str, Path_]] = {"direct": direct, "two": two, "colocated": colocated, "obvious": obvious}
+"""By name; the first of them costs nothing of its own."""
