@@ -5,8 +5,9 @@ mapping of exceptions, unsupported options, status. An adapter is made once for 
 attempts at a time; it keeps nothing between them and never retries.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import msgspec
 
@@ -63,6 +64,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Models known beside the ones the vendor lists."""
     discover: bool = True
     """Whether the vendor is asked for its models. False: `models` is all there is."""
+
+    def resolved(self, resolve: Callable[[str], Path]) -> Self:
+        """Returns the same settings with absolute paths, made by `resolve`."""
+        return self
 
 
 class Emitter(Protocol):

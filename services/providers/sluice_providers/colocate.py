@@ -23,7 +23,7 @@ def make(document: ConfigDocument, integration: str) -> tuple[Servicer, Settings
         raise document.error(f"{path}.adapter", str(error)) from None
     except ModuleNotFoundError as error:
         raise document.error(f"{path}.adapter", f"the adapter '{name}' needs the package {error.name}") from None
-    settings = document.section(path, kind.Settings, kind.DEFAULTS)
+    settings = document.section(path, kind.Settings, kind.DEFAULTS).resolved(document.resolve)
     try:
         adapter = kind(integration, settings)
     except ValueError as error:

@@ -14,7 +14,9 @@ from sluice_providers.base import Adapter
 PROVIDERS_GROUP: Final = "sluice.providers"
 
 REGISTRY: Final[Mapping[str, str]] = {
+    "anthropic": "sluice_providers.adapters.anthropic:AnthropicAdapter",
     "extractive": "sluice_providers.adapters.extractive:ExtractiveAdapter",
+    "openai": "sluice_providers.adapters.openai:OpenAIAdapter",
     "scripted": "sluice_providers.adapters.scripted:ScriptedAdapter",
 }
 

@@ -1,0 +1,141 @@
+"""`anthropic`: messages, models and token counts of Anthropic. Passages come back cited natively."""
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.provider.v1 import model_pb2
+from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_kit.errors import Reason
+from sluice_providers import tokens
+from sluice_providers.base import Emitter
+from sluice_providers.http import HttpSettings, printable_header
+from sluice_providers.vendor import VendorAdapter
+from sluice_providers.wire import messages_request
+from sluice_providers.wire.messages_stream import MessagesStream
+
+if TYPE_CHECKING:
+    import anthropic
+
+_R = ErrorReason
+_TOO_LONG: Final = ("prompt is too long", "exceed context limit")
+
+
+class AnthropicSettings(HttpSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of the `anthropic` adapter."""
+
+    base_url: str = "https://api.anthropic.com"
+    max_output_tokens: int = 8192
+    """Limit of output tokens where the request sets none; the vendor insists on one."""
+    native_citations: bool = True
+    """Whether passages are handed over as search results, which the model cites; else inside the prompt."""
+
+
+class AnthropicAdapter(VendorAdapter):
+    """The Anthropic format."""
+
+    SDK = "anthropic"
+    Settings = AnthropicSettings
+    DEFAULTS: ClassVar[Mapping[str, str]] = {
+        "api_key": "${ANTHROPIC_API_KEY}",
+        "base_url": "${ANTHROPIC_BASE_URL:-https://api.anthropic.com}",
+    }
+    CODES: ClassVar[Mapping[str, Reason]] = {
+        "enforced_spend_limit_reached": _R.ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED,
+        "contract_spend_limit_reached": _R.ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED,
+        "linked_organization_spend_limit_reached": _R.ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED,
+        "authentication_error": _R.ERROR_REASON_UPSTREAM_AUTHENTICATION,
+        "billing_error": _R.ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED,
+        "invalid_request_error": _R.ERROR_REASON_UPSTREAM_INVALID_ARGUMENT,
+        "not_found_error": _R.ERROR_REASON_MODEL_NOT_FOUND,
+        "overloaded_error": _R.ERROR_REASON_UPSTREAM_OVERLOADED,
+        "permission_error": _R.ERROR_REASON_UPSTREAM_PERMISSION,
+        "rate_limit_error": _R.ERROR_REASON_UPSTREAM_RATE_LIMITED,
+        "request_too_large": _R.ERROR_REASON_CONTEXT_TOO_LONG,
+        "timeout_error": _R.ERROR_REASON_UPSTREAM_TIMEOUT,
+    }
+
+    def make_client(self, sdk: Any, arguments: dict[str, Any]) -> Any:
+        return sdk.AsyncAnthropic(**arguments)
+
+    def unsupported(self, request: pb.GenerateRequest, options: Collection[str]) -> Collection[str]:
+        return messages_request.unsupported(request, options)
+
+    async def generate(self, request: pb.GenerateRequest, emitter: Emitter) -> None:
+        body, sources = self._body(request)
+        await self.exchange(
+            "/v1/messages",
+            body,
+            request,
+            emitter,
+            lambda reply: MessagesStream(self.integration, printable_header(reply.headers.get("request-id")), sources),
+        )
+
+    def _body(self, request: pb.GenerateRequest) -> tuple[dict[str, Any], list[messages_request.Source]]:
+        return messages_request.messages_body(
+            request,
+            integration=self.integration,
+            max_tokens=self.settings.max_output_tokens,
+            native_citations=self.settings.native_citations,
+        )
+
+    def reason_of(self, body: Any) -> Reason | None:
+        """The vendor has no code for a prompt that is too long: it is an invalid request that says so in words."""
+        error = body.get("error") if isinstance(body, dict) else None
+        if not isinstance(error, dict) or error.get("type") != "invalid_request_error":
+            return None
+        text = str(error.get("message", ""))
+        return _R.ERROR_REASON_CONTEXT_TOO_LONG if any(sign in text for sign in _TOO_LONG) else None
+
+    async def count_tokens(self, request: pb.CountTokensRequest) -> pb.CountTokensResponse:
+        if self.missing():
+            return tokens.count_request(request)
+        sdk: anthropic.AsyncAnthropic = self.client
+        body, _ = self._body(
+            pb.GenerateRequest(
+                target=request.target,
+                messages=request.messages,
+                system_instruction=request.system_instruction or None,
+                tools=request.tools,
+            )
+        )
+        del body["max_tokens"]
+        try:
+            counted = await sdk.messages.count_tokens(**body)
+        except Exception as error:
+            failure = self.failure(error)
+            if failure is None or not failure.retryable:
+                raise
+            # Counting helps to decide before a call; while the vendor cannot, an estimate is better than none.
+            return tokens.count_request(request)
+        return pb.CountTokensResponse(tokens=counted.input_tokens, kind=pb.TOKEN_COUNT_KIND_EXACT)
+
+    async def list_models(self) -> list[model_pb2.Model]:
+        sdk: anthropic.AsyncAnthropic = self.client
+        return [_model(row) async for row in sdk.models.list(limit=1000)]
+
+
+def _model(row: "anthropic.types.ModelInfo") -> model_pb2.Model:
+    model = model_pb2.Model(
+        id=row.id,
+        display_name=row.display_name,
+        owned_by="anthropic",
+        family=row.line or "",
+        context_window=row.max_input_tokens,
+        max_output_tokens=row.max_tokens,
+        source=model_pb2.MODEL_SOURCE_DISCOVERED,
+    )
+    model.create_time.FromDatetime(row.created_at)
+    # Every model of this interface streams and calls tools.
+    model.capabilities.extend((model_pb2.CAPABILITY_STREAMING, model_pb2.CAPABILITY_TOOLS))
+    able = row.capabilities
+    if able is not None:
+        for capability, supported in (
+            (model_pb2.CAPABILITY_STRUCTURED_OUTPUT, able.structured_outputs.supported),
+            (model_pb2.CAPABILITY_IMAGES, able.image_input.supported),
+            (model_pb2.CAPABILITY_REASONING, able.thinking.supported),
+            (model_pb2.CAPABILITY_CITATIONS, able.citations.supported),
+        ):
+            if supported:
+                model.capabilities.append(capability)
+    return model

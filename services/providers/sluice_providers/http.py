@@ -1,0 +1,245 @@
+"""The way to a vendor over HTTP: one pool of kept-alive connections for each integration, and errors by status.
+
+Redirects are refused, because they would carry the key elsewhere; nothing is retried; the environment's proxies are
+not used, only a configured one. Cancelling the task that reads a reply closes its connection at once.
+"""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice_kit.errors import Reason, SluiceError, make_error
+from sluice_kit.secrets import Secret
+from sluice_providers import base
+from sluice_providers.failures import error_words, protocol_error, vendor_failure
+
+_MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
+_KEEPALIVE_SECONDS: Final = 60.0
+_END_SECONDS: Final = 0.05
+"""How long a finished stream may take to end its framing, so that its connection can serve again."""
+_BROKEN: Final = "the reply broke off, or is not encoded as it says"
+EVENT_STREAM: Final = "text/event-stream"
+JSON: Final = "application/json"
+
+
+class HttpSettings(base.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of every adapter that speaks HTTP."""
+
+    base_url: str = ""
+    """Where the vendor's interface starts, e.g. `https://api.openai.com/v1`."""
+    api_key: Secret = Secret("")
+    """The key. Empty text: none is sent, for servers that want none."""
+    connect_seconds: float = 10.0
+    """Longest wait for a connection."""
+    proxy: Secret | None = None
+    """Address of an HTTP proxy, which may hold a password. Unset: none; the environment's are not used."""
+    ca_file: str | None = None
+    """File of certificate authorities (PEM) to trust instead of the system's."""
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    """Further headers of every request, e.g. for a gateway in between. Not for keys: they are no secrets here."""
+
+    def resolved(self, resolve: Callable[[str], Path]) -> Self:
+        """Returns the same settings with absolute paths."""
+        if self.ca_file is None:
+            return self
+        return msgspec.structs.replace(self, ca_file=str(resolve(self.ca_file)))
+
+
+def check_base_url(url: str) -> str:
+    """Returns the address without a slash at its end. Raises ValueError if it is none, or holds a password."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("base_url must be an http or https address")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("base_url must hold no credentials, query or fragment")
+    return url.rstrip("/")
+
+
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """Returns what verifies the vendor's certificate. Raises ValueError if the file cannot be used."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"ca_file {ca_file} cannot be used: {error.strerror or 'no certificates in it'}") from None
+
+
+class Reply:
+    """A reply of the vendor whose status is 200."""
+
+    __slots__ = ("_integration", "_response", "headers")
+
+    def __init__(self, response: aiohttp.ClientResponse, integration: str) -> None:
+        self._response = response
+        self._integration = integration
+        self.headers: Mapping[str, str] = response.headers
+
+    async def read(self) -> bytes:
+        """Returns all bytes that have arrived, waiting for at least one; nothing at the end. Raises SluiceError."""
+        try:
+            return await self._response.content.readany()
+        except aiohttp.ClientError:
+            raise protocol_error(self._integration, _BROKEN) from None
+
+    async def whole(self) -> bytes:
+        """Returns the whole body. Raises SluiceError if it is too long."""
+        try:
+            return await _read_up_to(self._response, _MAX_REPLY_BYTES, self._integration)
+        except aiohttp.ClientError:
+            raise protocol_error(self._integration, _BROKEN) from None
+
+    async def finish(self) -> None:
+        """Waits a moment for the end of a stream whose last event was read, so that its connection is kept."""
+        if not self._response.content.at_eof():
+            with contextlib.suppress(TimeoutError, aiohttp.ClientError):
+                async with asyncio.timeout(_END_SECONDS):
+                    await self._response.content.readany()
+
+
+class Upstream:
+    """The connections to one vendor."""
+
+    def __init__(
+        self,
+        integration: str,
+        settings: HttpSettings,
+        codes: Mapping[str, Reason],
+        reason_of: Callable[[Any], Reason | None],
+    ) -> None:
+        self._integration = integration
+        self._settings = settings
+        self._codes = codes
+        self._reason_of = reason_of
+        self.base_url = check_base_url(settings.base_url)
+        self.tls = tls_context(settings.ca_file)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Makes the pool. It connects when first used."""
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self.tls)
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            # Silence is judged by the attempt's own limits, which know what came before.
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_seconds),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # Compressed tokens cost time on both sides and save next to nothing.
+            headers={"Accept-Encoding": "identity"},
+            trust_env=False,
+        )
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, accept: str, model: str
+    ) -> AsyncIterator[Reply]:
+        """Sends a request and yields its reply, whose status is 200 and whose type is `accept`.
+
+        Leaving the block early closes the connection. Raises SluiceError.
+        """
+        if self._session is None:
+            raise RuntimeError("the adapter was not started")
+        proxy = self._settings.proxy
+        response = await self._session.post(
+            self.base_url + path,
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            proxy=proxy.reveal() if proxy else None,
+        )
+        done = False
+        try:
+            if response.status != 200:
+                raise await self._refused(response, response.status, model)
+            kind = response.content_type
+            if kind != accept:
+                if kind == JSON:
+                    # Some report an error with status 200, as plain JSON instead of a stream.
+                    raise await self._refused(response, None, model)
+                raise protocol_error(self._integration, f"the reply is not {accept}")
+            yield Reply(response, self._integration)
+            done = True
+        finally:
+            if done:
+                response.release()
+            else:
+                response.close()
+
+    async def _refused(self, response: aiohttp.ClientResponse, status: int | None, model: str) -> SluiceError:
+        """Returns the error of a reply that is none of the kind asked for."""
+        body: Any = None
+        with contextlib.suppress(SluiceError, aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError):
+            # Without a readable body the status alone tells.
+            body = msgspec.json.decode(await _read_up_to(response, _MAX_ERROR_BYTES, self._integration))
+        words = error_words(body)
+        if status is None and not (isinstance(body, dict) and body.get("error")):
+            return protocol_error(self._integration, f"the reply is not {EVENT_STREAM}")
+        return vendor_failure(
+            self._integration,
+            status=status,
+            words=words,
+            codes=self._codes,
+            headers=response.headers,
+            model=model,
+            reason=self._reason_of(body),
+        )
+
+    def failure(self, error: Exception) -> SluiceError | None:
+        """Returns what an exception of aiohttp means; None if it is none."""
+        name = self._integration
+        if not isinstance(error, aiohttp.ClientError):
+            return None
+        if isinstance(error, aiohttp.ServerTimeoutError):
+            return make_error(
+                ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT,
+                f"{name} could not be reached within {self._settings.connect_seconds:g} s",
+                metadata={"provider": name, "limit": "connect"},
+            )
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            what = f"the proxy in front of {name} refused the connection"
+        elif isinstance(error, aiohttp.ClientSSLError):
+            what = f"no secure connection to {name}: its certificate or protocol was not accepted"
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            what = f"{name} cannot be reached"
+        elif isinstance(error, aiohttp.ClientConnectionError):
+            what = f"{name} closed the connection"
+        else:
+            return protocol_error(name, "the reply is not HTTP as it should be")
+        return make_error(ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE, what, metadata={"provider": name})
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, limit: int, integration: str) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while chunk := await response.content.readany():
+        parts.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            raise protocol_error(integration, f"the reply is longer than {limit} bytes")
+    return b"".join(parts)
+
+
+def sdk_transport(upstream: Upstream, settings: HttpSettings) -> dict[str, Any]:
+    """Returns the arguments that give a vendor SDK's own HTTP client the same rules."""
+    return {
+        "verify": upstream.tls,
+        "proxy": settings.proxy.reveal() if settings.proxy else None,
+        "trust_env": False,
+        "follow_redirects": False,
+    }
+
+
+def printable_header(value: str | None) -> str:
+    """Returns a vendor's header fit for an event: printable, and not longer than an id."""
+    return value[:128] if value is not None and value.isascii() and value.isprintable() else ""
