@@ -5,8 +5,6 @@ what it forwards, except the name of a task, which says whose it is.
 """
 
 import asyncio
-import base64
-import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -16,6 +14,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_service_pb2, search_service_pb2
 from sluice.task.v1 import task_service_pb2 as task_pb
+from sluice_gateway.services.paging import decode_token, encode_token
 from sluice_kit.channels import outgoing
 from sluice_kit.errors import NotFoundError, SluiceError, from_rpc_error, make_error
 from sluice_kit.pump import ByteQueue, Pump
@@ -180,14 +179,13 @@ def _owner(request: bytes) -> str:
 
 
 def _join_token(owner: str, token: str) -> str:
-    return base64.urlsafe_b64encode(f"{owner}|{token}".encode()).decode()
+    return encode_token(f"{owner}|{token}")
 
 
 def _split_token(token: str, owners: list[str]) -> tuple[int, str]:
     if not token:
         return 0, ""
-    try:
-        owner, _, inner = base64.urlsafe_b64decode(token.encode()).decode().partition("|")
-        return owners.index(owner), inner
-    except (binascii.Error, ValueError):
-        raise invalid_field("page_token", "not a token of an earlier response") from None
+    owner, _, inner = decode_token(token).partition("|")
+    if owner not in owners:
+        raise invalid_field("page_token", "not a token of an earlier response")
+    return owners.index(owner), inner

@@ -21,12 +21,22 @@ def page(
     size = page_size or default_size
     start = 0
     if page_token:
-        try:
-            after = base64.urlsafe_b64decode(page_token.encode()).decode()
-        except (binascii.Error, ValueError):
-            raise invalid_field("page_token", "not a token of an earlier response") from None
+        after = decode_token(page_token)
         start = next((index for index, item in enumerate(items) if name_of(item) > after), len(items))
     taken = items[start : start + size]
     if start + size >= len(items):
         return taken, ""
-    return taken, base64.urlsafe_b64encode(name_of(taken[-1]).encode()).decode()
+    return taken, encode_token(name_of(taken[-1]))
+
+
+def encode_token(position: str) -> str:
+    """Returns a page token for a position in a list; opaque to clients."""
+    return base64.urlsafe_b64encode(position.encode()).decode()
+
+
+def decode_token(token: str) -> str:
+    """Returns the position in a page token. Raises InvalidRequestError for one that is not ours."""
+    try:
+        return base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise invalid_field("page_token", "not a token of an earlier response") from None

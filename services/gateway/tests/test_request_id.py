@@ -1,0 +1,120 @@
+"""Idempotency: one request id starts one response, also across a crash."""
+
+import asyncio
+import uuid
+from pathlib import Path
+from typing import Any
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.gateway.v1 import chat_service_pb2 as pb
+from sluice_gateway.pipeline.attempt import AttemptRecord
+from sluice_gateway.records.ledger import Ledger
+
+R = ErrorReason
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+async def test_a_repeat_attaches(client: Any, ask: Any) -> None:
+    request_id = new_id()
+    spec = ask("scripted/text?tokens=20&delay_ms=5", labels={"a": "1", "b": "2"})
+    turned = ask("scripted/text?tokens=20&delay_ms=5", labels={"b": "2", "a": "1"})
+    first, second = await asyncio.gather(client.stream(spec, request_id), client.stream(turned, request_id.upper()))
+    third = await client.stream(spec, request_id)
+    assert first.events == second.events == third.events
+    assert len(await client.rows("responses")) == 1
+    assert len(await client.rows("attempts")) == 1
+
+
+async def test_the_same_id_for_another_request_is_refused(client: Any, ask: Any) -> None:
+    request_id = new_id()
+    assert (await client.stream(ask(), request_id)).error is None
+    other = await client.stream(ask(text="something else"), request_id)
+    assert other.error is not None
+    assert other.error.reason == R.ERROR_REASON_REQUEST_ID_REUSED
+
+
+async def test_methods_have_ids_of_their_own(client: Any, ask: Any) -> None:
+    request_id = new_id()
+    seen = await client.stream(ask(), request_id)
+    answer = (await client.chat.Chat(pb.ChatRequest(spec=ask(), request_id=request_id))).answer
+    again = (await client.chat.Chat(pb.ChatRequest(spec=ask(), request_id=request_id))).answer
+    assert answer == again
+    assert answer.response != seen.response
+
+
+async def test_an_id_outlives_the_process(start: Any, ask: Any, tmp_path: Path) -> None:
+    request_id = new_id()
+    async with start(state_dir=str(tmp_path)) as client:
+        assert (await client.stream(ask(), request_id)).error is None
+    async with start(state_dir=str(tmp_path)) as client:
+        again = await client.stream(ask(), request_id)
+        other = await client.stream(ask(text="other"), request_id)
+        fresh = await client.stream(ask(), new_id())
+    assert again.error is not None
+    assert again.error.reason == R.ERROR_REASON_RESPONSE_LOST
+    assert other.error is not None
+    assert other.error.reason == R.ERROR_REASON_REQUEST_ID_REUSED
+    assert fresh.error is None
+
+
+async def test_what_a_crash_left_open_is_ended(start: Any, ask: Any, tmp_path: Path) -> None:
+    """The ledger as it stands in the middle of a response is what a kill -9 leaves behind."""
+    request_id = new_id()
+    async with start() as client:
+        call = client.chat.StreamChat(
+            pb.StreamChatRequest(spec=ask("scripted/text?tokens=1000&delay_ms=20"), request_id=request_id)
+        )
+        await client.collect(call, until=lambda seen: "text_delta" in seen.kinds)
+        [response], [attempt] = await client.rows("responses"), await client.rows("attempts")
+        assert (response["state"], attempt["outcome"]) == ("running", "running")
+        source = client.mesh.document.state_dir() / "gateway"
+        target = tmp_path / "gateway"
+        target.mkdir()
+        for file in source.iterdir():
+            (target / file.name).write_bytes(file.read_bytes())
+        call.cancel()
+    async with start(state_dir=str(tmp_path)) as client:
+        [response], [attempt] = await client.rows("responses"), await client.rows("attempts")
+        assert (response["state"], response["reason"]) == ("failed", "RESPONSE_LOST")
+        assert (attempt["outcome"], attempt["usage_source"]) == ("failed", "estimated")
+        again = await client.stream(ask("scripted/text?tokens=1000&delay_ms=20"), request_id)
+        assert again.error is not None
+        assert again.error.reason == R.ERROR_REASON_RESPONSE_LOST
+
+
+async def test_an_id_that_could_not_be_recorded_is_free_again(start: Any, ask: Any) -> None:
+    """A full disk fails the request before anything is spent, and loses nothing."""
+    request_id = new_id()
+    async with start() as client:
+        ledger: Ledger = client.gateway._ledger
+        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE responses RENAME TO away"))
+        refused = await client.stream(ask(), request_id)
+        unnamed = await client.stream(ask())
+        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO responses"))
+        taken = await client.stream(ask(), request_id)
+        attempts = await client.rows("attempts")
+    for seen in (refused, unnamed):
+        assert seen.events == []
+        assert seen.error is not None
+        assert seen.error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
+    assert taken.error is None
+    assert len(attempts) == 1
+
+
+async def test_what_nobody_waits_for_is_written_again(start: Any, ask: Any) -> None:
+    async with start() as client:
+        ledger: Ledger = client.gateway._ledger
+        seen = await client.stream(ask())
+        [before] = await client.rows("attempts")
+        record = AttemptRecord(1, seen.events[0][1].accepted.targets[0])
+        record.id = before["id"]
+        record.usage.output_tokens = 777
+        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
+        ledger.attempt_ended(record)
+        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
+        assert (await client.stream(ask())).error is None
+        rows = {row["id"]: row for row in await client.rows("attempts")}
+    assert rows[record.id]["output_tokens"] == 777
