@@ -5,20 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sluice_cli import output, session
-from sluice_cli.options import Address, Json, Key
+from sluice_cli.options import Address, Json, Key, ListByDefault
 
 if TYPE_CHECKING:
     from sluice.retrieval.v1.corpus_pb2 import Corpus
     from sluice_client import SluiceClient
 
-app = typer.Typer(no_args_is_help=False, help="List and delete corpora.", invoke_without_command=True)
+app = typer.Typer(cls=ListByDefault, help="List and delete corpora.")
 
 
 @app.callback()
-def default(context: typer.Context) -> None:
+def corpora() -> None:
     """List and delete corpora. Without a command: list."""
-    if context.invoked_subcommand is None:
-        list_corpora()
 
 
 @app.command("list")

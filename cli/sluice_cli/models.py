@@ -6,6 +6,7 @@ import typer
 
 from sluice_cli import output, session
 from sluice_cli.options import Address, Json, Key
+from sluice_cli.status import with_missing
 
 if TYPE_CHECKING:
     from sluice.gateway.v1.model_service_pb2 import IntegrationModel, UnreachableIntegration
@@ -39,8 +40,7 @@ def models(
             return
         output.table(("model", "context", "can"), [_row(one) for one in found], empty="no models")
         for one in {one.integration: one for one in missing}.values():
-            wanted = f" (set {', '.join(one.missing_settings)})" if one.missing_settings else ""
-            output.say(f"note: {one.integration} lists none: {one.message}{wanted}")
+            output.say(f"note: {one.integration} lists none: {with_missing(one.message, one.missing_settings)}")
 
     session.run(work, address, key, as_json=as_json)
 

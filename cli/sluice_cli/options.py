@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from typer._click import Context
 
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 2
@@ -53,6 +57,16 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", metavar="PATTERN", help="No files like this. May be repeated."),
 ]
+
+
+class ListByDefault(TyperGroup):
+    """A group of commands that lists when none is named: `sluice tasks --json` is `sluice tasks list --json`."""
+
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+        """Puts `list` where the name of a command is missing."""
+        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
 
 
 def help_of(function: Callable[..., object]) -> str:

@@ -73,7 +73,7 @@ async def _hints(error: SluiceError, client: "SluiceClient") -> list[str]:
         case R.ERROR_REASON_GROUNDING_UNAVAILABLE | R.ERROR_REASON_SERVICE_UNREACHABLE:
             hints.append("see which service is down: `sluice status`")
         case R.ERROR_REASON_SOURCE_NOT_ALLOWED:
-            hints.append("the operator allows folders and hosts in the section `retrieval` of sluice.yaml")
+            hints.append(_allow(error.metadata.get("rule", "")))
         case R.ERROR_REASON_RESPONSE_LOST:
             hints.append("the mesh was restarted meanwhile: ask again")
         case R.ERROR_REASON_CONTEXT_TOO_LONG:
@@ -87,6 +87,16 @@ async def _hints(error: SluiceError, client: "SluiceClient") -> list[str]:
     if error.help_url:
         hints.append(error.help_url)
     return hints
+
+
+def _allow(rule: str) -> str:
+    if rule == "allowed_roots":
+        return (
+            "run `sluice up` in a folder above it, or allow it: "
+            "`sluice up --set 'retrieval.allowed_roots=[\"/the/folder\"]'`"
+        )
+    setting = "private_hosts" if rule == "public_addresses" else "allowed_hosts"
+    return f"the operator allows hosts by `retrieval.git.{setting}` in sluice.yaml"
 
 
 def _corpus_of(error: SluiceError) -> str | None:

@@ -1,11 +1,10 @@
 """`sluice status`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from sluice_cli import mesh, output, session
-from sluice_cli.options import EXIT_FAILURE, Address, Json, Key
+from sluice_cli.options import Address, Json, Key
 
 if TYPE_CHECKING:
     from sluice.gateway.v1.integration_service_pb2 import Integration
@@ -57,12 +56,14 @@ def _row(one: "Integration") -> tuple[str, str, str]:
 
     health = one.health
     state = output.enum_word(HealthState.Name(health.state), "HEALTH_STATE_") if health.state else "unknown"
-    parts = [f"set {', '.join(health.missing_settings)}"] if health.missing_settings else []
-    parts += [text for text in (health.detail, health.version) if text]
-    return one.id, state, "; ".join(parts)
+    return (
+        one.id,
+        state,
+        "; ".join(filter(None, (with_missing(health.detail, health.missing_settings), health.version))),
+    )
 
 
-def fail(text: str) -> typer.Exit:
-    """Says what failed and returns the exit to raise."""
-    output.say(f"sluice: {text}")
-    return typer.Exit(EXIT_FAILURE)
+def with_missing(detail: str, missing: Sequence[str]) -> str:
+    """Returns what is wrong with an integration, with everything that must be set, each of it once."""
+    unnamed = [name for name in missing if name not in detail]
+    return "; ".join(filter(None, (detail, f"set {', '.join(unnamed)}" if unnamed else "")))

@@ -5,21 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sluice_cli import output, session
-from sluice_cli.options import EXIT_FAILURE, Address, Json, Key
+from sluice_cli.options import EXIT_FAILURE, Address, Json, Key, ListByDefault
 
 if TYPE_CHECKING:
     from sluice.task.v1.task_service_pb2 import Task
     from sluice_client import SluiceClient
 
-app = typer.Typer(no_args_is_help=False, help="List, show, watch and cancel long work.", invoke_without_command=True)
+app = typer.Typer(cls=ListByDefault, help="List, show, watch and cancel long work.")
 Name = Annotated[str, typer.Argument(metavar="TASK", help="Its name, tasks/… (the prefix may be left out).")]
 
 
 @app.callback()
-def default(context: typer.Context) -> None:
+def tasks() -> None:
     """List, show, watch and cancel long work. Without a command: list."""
-    if context.invoked_subcommand is None:
-        list_tasks()
 
 
 @app.command("list")

@@ -54,7 +54,9 @@ class Child:
         self.log = log
         self.status = Status()
         self.settled = asyncio.Event()
-        """Set once it is up, or cannot be."""
+        """Set once it is up, or cannot be: others need not wait for it any longer."""
+        self.answered = asyncio.Event()
+        """Set once it is up, or its configuration was refused. A crash is tried again."""
         self.gone = asyncio.Event()
         """Set once no process runs and none will."""
         self._changed = changed
@@ -76,8 +78,10 @@ class Child:
         if (self.status.state, self.status.detail) == (state, detail):
             return
         self.status.state, self.status.detail = state, detail
-        if state in (State.UP, State.MISCONFIGURED):
+        if state in (State.UP, State.MISCONFIGURED, State.CRASHED):
             self.settled.set()
+        if state in (State.UP, State.MISCONFIGURED):
+            self.answered.set()
         self._changed(self)
 
     def note_health(self, serving: bool) -> None:

@@ -82,9 +82,9 @@ class Supervisor:
             for child in stage:
                 self._spawn(child.run())
                 self._spawn(health.follow(child))
-            settled = asyncio.gather(*(child.settled.wait() for child in stage))
-            limit = None if "gateway" in kinds else _BEFORE_GATEWAY_SECONDS
-            if not await self._unless_stopped(settled, limit):
+            last = "gateway" in kinds
+            waits = [child.answered.wait() if last else child.settled.wait() for child in stage]
+            if not await self._unless_stopped(asyncio.gather(*waits), None if last else _BEFORE_GATEWAY_SECONDS):
                 return 0
             wrong = [child for child in stage if child.status.state == State.MISCONFIGURED and child.spec.required]
             if wrong:
