@@ -109,7 +109,7 @@ class Attempt:
         elif kind in _CONTENT:
             self._content = True
             self._bytes += event.ByteSize()
-        elif kind == "usage_update":
+        elif kind == "usage_update" and event.usage_update.usage.source:
             self._usage = event.usage_update.usage
         elif kind == "completed":
             self._completed = True

@@ -180,7 +180,8 @@ class MessagesStream:
             if event.message is None or self._started:
                 raise protocol_error(self._integration, "the message does not start as it should")
             self._start(batch, event.message)
-            batch.events.add().usage_update.usage.CopyFrom(self._usage)
+            if self._usage.source:
+                batch.events.add().usage_update.usage.CopyFrom(self._usage)
         elif kind == "message_delta":
             if event.delta is not None and event.delta.stop_reason is not None:
                 self._stop_reason = event.delta.stop_reason

@@ -1,0 +1,53 @@
+"""Fixtures of the contract suite: every test runs over grpc and colocated, and for each wire format where it fits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from .formats import FORMATS, Format
+from .subject import TRANSPORTS, Subject, subject
+from .upstream import Upstream, running_upstream
+
+KEY = "sk-test-3f9a7c51d2e84b60"
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=sorted(FORMATS))
+def wire(request: pytest.FixtureRequest) -> Format:
+    return FORMATS[request.param]
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    async with running_upstream() as running:
+        yield running
+
+
+class Start(Protocol):
+    """Starts the adapter of the wire format against the upstream; keywords override settings."""
+
+    def __call__(self, **settings: Any) -> AbstractAsyncContextManager[Subject]: ...
+
+
+@pytest.fixture
+def start(transport: str, wire: Format, upstream: Upstream, tmp_path: Path) -> Start:
+    def make(**settings: Any) -> AbstractAsyncContextManager[Subject]:
+        defaults: dict[str, Any] = {
+            "adapter": wire.adapter,
+            "api_key": KEY,
+            "base_url": upstream.url + wire.base,
+            "ttft_seconds": 10,
+            "idle_seconds": 10,
+        }
+        return subject(transport, "vendor", defaults | settings, tmp_path)
+
+    return make
