@@ -53,7 +53,7 @@ class StreamCheck:
 async def workers(load: "Load", tally: Tally) -> AsyncIterator["Worker"]:
     """Yields what each worker runs."""
     connections = [
-        await h2.connect("127.0.0.1", load.target.port, load.target.headers.items())
+        await h2.connect(f"127.0.0.1:{load.target.port}", load.target.headers.items())
         for _ in range(min(load.connections, load.concurrency))
     ]
     begun = 0

@@ -22,6 +22,8 @@ _WINDOW_REFILL: Final = 1 << 28
 _HEADER_TABLE_SIZE, _ENABLE_PUSH, _INITIAL_WINDOW, _MAX_FRAME = 1, 2, 4, 5
 _MAX_REQUEST: Final = 16_000
 _CACHED_BLOCKS: Final = 256
+_SERVING: Final = b"\x08\x01"
+"""A HealthCheckResponse with the status SERVING."""
 
 
 class CallError(Exception):
@@ -232,8 +234,29 @@ class Connection(asyncio.Protocol):
         return found
 
 
-async def connect(host: str, port: int, metadata: Iterable[tuple[str, str]] = (), timeout: float = 60.0) -> Connection:
-    """Opens a connection whose calls carry the given metadata and deadline, in seconds."""
+async def connect(address: str, metadata: Iterable[tuple[str, str]] = (), timeout: float = 60.0) -> Connection:
+    """Opens a connection to `host:port` or `unix:/path` whose calls carry the given metadata and deadline, in seconds."""
     loop = asyncio.get_running_loop()
-    _, connection = await loop.create_connection(lambda: Connection(metadata, timeout), host, port)
-    return connection
+
+    def make() -> Connection:
+        return Connection(metadata, timeout)
+
+    if address.startswith("unix:"):
+        return (await loop.create_unix_connection(make, address.removeprefix("unix:")))[1]
+    host, _, port = address.rpartition(":")
+    return (await loop.create_connection(make, host, int(port)))[1]
+
+
+async def is_serving(address: str) -> bool:
+    """Asks the standard health service. A server that is not there, or has no such service, is not serving."""
+    try:
+        connection = await connect(address, timeout=1.0)
+    except OSError:
+        return False
+    try:
+        async with asyncio.timeout(1.0):
+            return await connection.call("/grpc.health.v1.Health/Check", b"").read() == [_SERVING]
+    except (CallError, TimeoutError):
+        return False
+    finally:
+        connection.close()

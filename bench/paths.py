@@ -38,7 +38,8 @@ class Running(NamedTuple):
     """A path that is being started: its processes, none for the upstream itself, and where its loads go."""
 
     processes: list[Process]
-    target: Target
+    target: Callable[[], Target]
+    """To be called once the processes are ready, because some choose their port themselves."""
 
 
 Path_ = Callable[[Site], Running]
@@ -52,7 +53,7 @@ def mock(site: Site) -> Process:
 
 def direct(site: Site) -> Running:
     """The client talks to the upstream."""
-    return Running([], Target(protocol="http", port=site.upstream_port))
+    return Running([], lambda: Target(protocol="http", port=site.upstream_port))
 
 
 def two(site: Site) -> Running:
@@ -63,7 +64,7 @@ def two(site: Site) -> Running:
         "two-adapter",
         [sys.executable, "-m", "sluice_providers", "--config", config, "--integration", INTEGRATION],
         folder=site.folder,
-        file=socket,
+        health=f"unix:{socket}",
     )
     gateway, target = _gateway(site, "two", config)
     return Running([adapter, gateway], target)
@@ -95,20 +96,22 @@ def _config(site: Site, name: str, integration: dict[str, Any], **adapter: str) 
     return site.write(f"{name}.yaml", yaml.safe_dump(settings))
 
 
-def _gateway(site: Site, name: str, config: Path) -> tuple[Process, Target]:
+def _gateway(site: Site, name: str, config: Path) -> tuple[Process, Callable[[], Target]]:
     port = free_port()
-    listen = f"gateway.listen=127.0.0.1:{port}"
+    address = f"127.0.0.1:{port}"
     process = Process(
         f"{name}-gateway",
-        [sys.executable, "-m", "sluice_gateway", "--config", config, "--set", listen],
+        [sys.executable, "-m", "sluice_gateway", "--config", config, "--set", f"gateway.listen={address}"],
         folder=site.folder,
-        port=port,
+        health=address,
     )
     return process, _target(port, site.key)
 
 
-def _target(port: int, key: str) -> Target:
-    return Target(protocol="grpc", port=port, model=f"{INTEGRATION}/{{}}", headers={"authorization": f"Bearer {key}"})
+def _target(port: int, key: str) -> Callable[[], Target]:
+    return lambda: Target(
+        protocol="grpc", port=port, model=f"{INTEGRATION}/{{}}", headers={"authorization": f"Bearer {key}"}
+    )
 
 
 def obvious(site: Site) -> Running:

@@ -13,6 +13,7 @@ import os
 import subprocess
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from bench.load import Target
 from bench.paths import Path_, Running, Site
@@ -63,7 +64,8 @@ def litellm(site: Site) -> Running:
         },
         seconds=180,
     )
-    return Running([process], Target(protocol="http", port=port, headers={"Authorization": f"Bearer {site.key}"}))
+    headers = {"Authorization": f"Bearer {site.key}"}
+    return Running([process], lambda: Target(protocol="http", port=port, headers=headers))
 
 
 def portkey(site: Site) -> Running:
@@ -81,31 +83,33 @@ def portkey(site: Site) -> Running:
         "x-portkey-provider": "openai",
         "x-portkey-custom-host": site.upstream,
     }
-    return Running([process], Target(protocol="http", port=port, headers=headers))
+    return Running([process], lambda: Target(protocol="http", port=port, headers=headers))
 
 
 def tensorzero(site: Site) -> Running:
-    """TensorZero's gateway, without its observability."""
-    port = free_port()
+    """TensorZero's gateway, without its observability. It chooses its port itself."""
     models = "".join(
         f'[models."{model}"]\nrouting = ["mock"]\n[models."{model}".providers.mock]\ntype = "openai"\n'
         f'model_name = "{model}"\napi_base = "{site.upstream}/"\napi_key_location = "none"\n'
         for model in MODELS
     )
-    config = site.write(
-        "tensorzero.toml",
-        f'[gateway]\nbind_address = "127.0.0.1:{port}"\nobservability.enabled = false\n{models}',
-    )
+    config = site.write("tensorzero.toml", f"[gateway]\nobservability.enabled = false\n{models}")
     ready = site.folder / "tensorzero.url"
-    ready.unlink(missing_ok=True)
     process = Process(
         "tensorzero",
         [os.environ["TENSORZERO_PY"], site.write("start_tensorzero.py", _TENSORZERO), config, ready],
         folder=site.folder,
-        port=port,
         file=ready,
     )
-    target = Target(protocol="http", port=port, path="/openai/v1/chat/completions", model="tensorzero::model_name::{}")
+
+    def target() -> Target:
+        return Target(
+            protocol="http",
+            port=urlsplit(ready.read_text(encoding="utf-8")).port or 80,
+            path="/openai/v1/chat/completions",
+            model="tensorzero::model_name::{}",
+        )
+
     return Running([process], target)
 
 

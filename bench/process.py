@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from bench import h2
+
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _STOP_SECONDS: Final = 10.0
@@ -37,13 +39,19 @@ class Process:
         *,
         folder: Path,
         port: int | None = None,
+        health: str | None = None,
         file: Path | None = None,
         environ: Mapping[str, str] | None = None,
         seconds: float = 60.0,
     ) -> None:
-        """Starts it. It is ready when it listens on `port`, or when `file` exists; `seconds` is how long that may take."""
+        """Starts it.
+
+        It is ready when it listens on `port`, says at the address `health` that it is SERVING, or has made `file`;
+        `seconds` is how long that may take.
+        """
         self.name = name
         self._port = port
+        self._health = health
         self._file = file
         self._seconds = seconds
         self._log = folder / f"{name}.log"
@@ -60,16 +68,18 @@ class Process:
     async def ready(self) -> None:
         """Waits until it serves. Raises StartError."""
         end = time.monotonic() + self._seconds
-        while not self._serves():
+        while not await self._serves():
             if self._popen.poll() is not None or time.monotonic() > end:
                 text = self._log.read_text(errors="replace")[-1500:]
                 raise StartError(f"{self.name} did not start: {text}")
             # There is no event to wait for: another process begins to listen.
             await asyncio.sleep(0.05)
 
-    def _serves(self) -> bool:
-        if self._file is not None and not self._file.exists():
-            return False
+    async def _serves(self) -> bool:
+        if self._file is not None:
+            return self._file.exists()
+        if self._health is not None:
+            return await h2.is_serving(self._health)
         if self._port is None:
             return True
         with socket.socket() as probe:

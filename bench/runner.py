@@ -86,7 +86,7 @@ async def measure(
 ) -> Measurement:
     """Warms a path up, checking every event of that, and then measures one scenario on it."""
     order = Load(
-        target=running.target,
+        target=running.target(),
         model=scenario.model,
         stream=scenario.stream,
         concurrency=scenario.concurrency,
