@@ -1,0 +1,427 @@
+"""Whatever a vendor or the network does wrong: the right reason, never a false `Completed`, nothing of its words."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import email.utils
+import gzip
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_kit.errors import SluiceError, to_status
+from sluice_kit.logs import JsonFormatter
+
+from .conftest import KEY, Start
+from .formats import FORMATS, Format
+from .subject import Subject, asking, subject, text_of
+from .upstream import Connection, Request, Upstream, plain, stream
+
+STATUSES = [(wire.adapter, *row) for wire in FORMATS.values() for row in wire.statuses]
+PROTOCOL_ERROR = ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR
+
+
+async def failure_of(subject: Subject, request: pb.GenerateRequest, timeout: float = 20.0) -> SluiceError:
+    """Runs an attempt that must fail, and checks that it did not look complete."""
+    with pytest.raises(SluiceError) as caught:
+        await subject.generate(request, timeout)
+    assert not any(event.HasField("completed") for event in subject.events)
+    return caught.value
+
+
+@pytest.mark.parametrize(("adapter", "status", "kind", "code", "reason"), STATUSES)
+async def test_status_table(
+    adapter: str, status: int, kind: str, code: str | None, reason: str, transport: str, upstream: Upstream, tmp_path
+) -> None:
+    wire = FORMATS[adapter]
+    upstream.answer(plain(wire.error_body(kind, code), status))
+    settings = {"adapter": adapter, "api_key": KEY, "base_url": upstream.url + wire.base}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        for whole in (False, True):
+            error = await failure_of(running, asking("vendor", wire.model, whole=whole))
+            assert error.reason_name == reason
+            assert running.batches == []
+    assert len(upstream.requests) == 2, "nothing is retried here"
+
+
+async def test_a_status_without_a_body_is_enough(start: Start, wire: Format, upstream: Upstream) -> None:
+    async with start() as subject:
+        for status, reason in (
+            (429, "UPSTREAM_RATE_LIMITED"),
+            (500, "UPSTREAM_UNAVAILABLE"),
+            (418, "UPSTREAM_INVALID_ARGUMENT"),
+        ):
+            upstream.answer(plain(b"<html>no</html>", status, "text/html"))
+            assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == reason
+
+
+async def test_retry_after(start: Start, wire: Format, upstream: Upstream) -> None:
+    at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=90)
+    async with start() as subject:
+        for header, low, high in (
+            ("7", 7, 7),
+            ("1.5", 1.5, 1.5),
+            (email.utils.format_datetime(at, usegmt=True), 60, 90),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", 0, 0),
+            ("99999999", 86400, 86400),
+        ):
+            upstream.answer(plain(wire.error_body("x"), 429, retry_after=header))
+            error = await failure_of(subject, asking("vendor", wire.model))
+            assert error.retry_after is not None
+            assert low <= error.retry_after <= high
+        for header in ("soon", "nan"):
+            upstream.answer(plain(wire.error_body("x"), 429, retry_after=header))
+            assert (await failure_of(subject, asking("vendor", wire.model))).retry_after is None
+
+
+async def test_a_prompt_that_is_too_long(start: Start, wire: Format, upstream: Upstream) -> None:
+    if wire.adapter == "anthropic":
+        body = wire.error_body("invalid_request_error", message="prompt is too long: 210000 tokens > 200000 maximum")
+    else:
+        body = wire.error_body("invalid_request_error", "context_length_exceeded")
+    upstream.answer(plain(body, 400))
+    async with start() as subject:
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == "CONTEXT_TOO_LONG"
+
+
+async def test_an_error_inside_a_stream(start: Start, wire: Format, upstream: Upstream) -> None:
+    async with start() as subject:
+        for before in (0, 3):
+            upstream.answer(stream([*wire.text("Hello ", "there")[:before], wire.error_event]))
+            assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == "UPSTREAM_UNAVAILABLE"
+
+
+async def test_an_overloaded_error_inside_a_stream(start: Start, wire: Format, upstream: Upstream) -> None:
+    known = {
+        "anthropic": (b"api_error", b"overloaded_error"),
+        "openai": (b'"code":null', b'"code":"rate_limit_exceeded"'),
+    }
+    event = wire.error_event.replace(*known[wire.adapter])
+    upstream.answer(stream([*wire.text("Hello")[:3], event]))
+    async with start() as subject:
+        error = await failure_of(subject, asking("vendor", wire.model))
+    assert error.reason_name in ("UPSTREAM_OVERLOADED", "UPSTREAM_RATE_LIMITED")
+
+
+async def test_an_error_with_status_200_and_no_stream(start: Start, wire: Format, upstream: Upstream) -> None:
+    upstream.answer(plain(wire.error_body("rate_limit_error", "rate_limit_exceeded")))
+    async with start() as subject:
+        for whole in (False, True):
+            error = await failure_of(subject, asking("vendor", wire.model, whole=whole))
+            assert error.reason_name in ("UPSTREAM_RATE_LIMITED", "UPSTREAM_UNAVAILABLE")
+
+
+async def test_truncation_at_every_event(start: Start, wire: Format, upstream: Upstream) -> None:
+    """Neither a proper end of the body nor a closed connection stands for the terminal marker."""
+    events = wire.text("Hello ", "there", "!")
+    async with start() as subject:
+        for count in range(len(events)):
+            upstream.answer(stream(events[:count]))
+            assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+
+            async def cut(connection: Connection, _: Request, count: int = count) -> None:
+                await connection.head()
+                for event in events[:count]:
+                    await connection.chunk(event)
+                connection.writer.close()
+
+            upstream.answer(cut)
+            assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+
+
+async def test_truncation_inside_the_last_event(start: Start, wire: Format, upstream: Upstream) -> None:
+    *events, last = wire.text("Hello")
+    async with start() as subject:
+        for size in (1, len(last) - 2, len(last) - 1):
+            upstream.answer(stream([*events, last[:size]]))
+            assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize("how", ["reset", "half_close", "reset_before_headers", "close_before_headers"])
+async def test_broken_connections(how: str, start: Start, wire: Format, upstream: Upstream) -> None:
+    async def broken(connection: Connection, _: Request) -> None:
+        if "headers" not in how:
+            await connection.head()
+            for event in wire.text("Hello ", "there")[:4]:
+                await connection.chunk(event)
+            # What was sent must be read before the reset throws it away.
+            await asyncio.wait_for(subject.progress.wait(), 5)
+        if how.startswith("reset"):
+            connection.reset()
+        elif how == "half_close":
+            connection.writer.write_eof()
+            await connection.hold()
+        else:
+            connection.writer.close()
+
+    upstream.answer(broken)
+    async with start() as subject:
+        error = await failure_of(subject, asking("vendor", wire.model))
+    assert error.reason_name == ("UPSTREAM_UNAVAILABLE" if "headers" in how else "UPSTREAM_PROTOCOL_ERROR")
+    assert error.retryable
+    assert bool(text_of(subject.events)) == ("headers" not in how)
+
+
+async def test_nobody_listens(transport: str, wire: Format, tmp_path) -> None:
+    settings = {"adapter": wire.adapter, "api_key": KEY, "base_url": "http://127.0.0.1:1", "connect_seconds": 2}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        assert (await failure_of(running, asking("vendor", wire.model))).reason_name == "UPSTREAM_UNAVAILABLE"
+        status = await running.call("GetStatus", pb.GetStatusRequest(probe=True))
+        assert not status.available
+        assert status.last_error == ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE
+        assert status.HasField("latency")
+
+
+async def test_a_stall_meets_the_idle_limit(start: Start, wire: Format, upstream: Upstream) -> None:
+    async def stall(connection: Connection, _: Request) -> None:
+        await connection.head()
+        for event in wire.text("Hello ", "there")[:4]:
+            await connection.chunk(event)
+        await connection.hold()
+
+    upstream.answer(stall)
+    async with start(idle_seconds=0.2) as subject:
+        error = await failure_of(subject, asking("vendor", wire.model))
+        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
+    assert error.reason_name == "UPSTREAM_TIMEOUT"
+    assert error.metadata["limit"] == "idle"
+    assert text_of(subject.events)
+
+
+@pytest.mark.parametrize("after", ["nothing", "headers", "start"])
+async def test_no_content_in_time_meets_the_ttft_limit(
+    after: str, start: Start, wire: Format, upstream: Upstream
+) -> None:
+    async def slow(connection: Connection, _: Request) -> None:
+        if after != "nothing":
+            await connection.head()
+        if after == "start":
+            await connection.chunk(wire.text("Hello")[0])
+        await connection.hold()
+
+    upstream.answer(slow)
+    async with start(ttft_seconds=0.2) as subject:
+        error = await failure_of(subject, asking("vendor", wire.model))
+        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
+    assert error.reason_name == "UPSTREAM_TIMEOUT"
+    assert error.metadata["limit"] == "ttft"
+
+
+async def test_the_deadline_closes_the_connection(start: Start, wire: Format, upstream: Upstream) -> None:
+    async def stall(connection: Connection, _: Request) -> None:
+        await connection.head()
+        await connection.hold()
+
+    upstream.answer(stall)
+    async with start() as subject:
+        error = await failure_of(subject, asking("vendor", wire.model), timeout=0.2)
+        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
+    assert error.reason_name == "DEADLINE_EXCEEDED"
+
+
+async def test_wrong_content_type(start: Start, wire: Format, upstream: Upstream) -> None:
+    async with start() as subject:
+        for kind, body in (("text/html", b"<html>"), ("application/json", b"{}"), ("application/json", b"[1]")):
+            upstream.answer(plain(body, 200, kind))
+            assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+        upstream.answer(stream(wire.text("Hello")))
+        assert (await failure_of(subject, asking("vendor", wire.model, whole=True))).reason == PROTOCOL_ERROR
+
+
+async def test_gzip(start: Start, wire: Format, upstream: Upstream) -> None:
+    data = b"".join(wire.text("Hello ", "there"))
+    async with start() as subject:
+        upstream.answer(plain(gzip.compress(data), 200, "text/event-stream", content_encoding="gzip"))
+        assert text_of(await subject.generate(asking("vendor", wire.model))) == "Hello there"
+        upstream.answer(plain(data, 200, "text/event-stream", content_encoding="gzip"))
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+        upstream.answer(plain(gzip.compress(data)[:-20], 200, "text/event-stream", content_encoding="gzip"))
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"data: {not json\n\n", b"data: [1, 2]\n\n", b"data: null\n\n", b"data: \n\n"],
+    ids=["syntax", "array", "null", "empty"],
+)
+async def test_invalid_json(bad: bytes, start: Start, wire: Format, upstream: Upstream) -> None:
+    first, *_ = wire.text("Hello")
+    upstream.answer(stream([first, bad]))
+    async with start() as subject:
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+
+
+async def test_invalid_utf8(start: Start, wire: Format, upstream: Upstream) -> None:
+    events = [event.replace(b"Hello", b"He\xff\xfello") for event in wire.text("Hello")]
+    upstream.answer(stream(events))
+    async with start() as subject:
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+        upstream.answer(plain(b'{"\xff": '))
+        assert (await failure_of(subject, asking("vendor", wire.model, whole=True))).reason == PROTOCOL_ERROR
+
+
+async def test_no_content_at_all(start: Start, wire: Format, upstream: Upstream) -> None:
+    upstream.answer(stream(wire.text()))
+    async with start() as subject:
+        error = await failure_of(subject, asking("vendor", wire.model))
+    assert error.reason_name == "EMPTY_RESPONSE"
+    updates = [event.usage_update.usage for event in subject.events if event.HasField("usage_update")]
+    assert updates[-1].output_tokens == 10, "what it used still counts"
+
+
+async def test_an_answer_withheld_by_policy(start: Start, wire: Format, upstream: Upstream) -> None:
+    word = {"openai": (b'"stop"', b'"content_filter"'), "anthropic": (b'"end_turn"', b'"refusal"')}[wire.adapter]
+    upstream.answer(stream(event.replace(*word) for event in wire.text()))
+    async with start() as subject:
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == "CONTENT_FILTERED"
+
+
+async def test_redirects_are_refused(start: Start, wire: Format, upstream: Upstream) -> None:
+    for status in (301, 302, 307, 308):
+        upstream.answer(plain(b"", status, location=upstream.url + "/elsewhere"))
+        async with start() as subject:
+            error = await failure_of(subject, asking("vendor", wire.model))
+        assert error.reason_name == "INTEGRATION_MISCONFIGURED"
+    assert all(request.path == wire.path for request in upstream.requests)
+
+
+async def test_an_event_without_end_is_limited(
+    start: Start, wire: Format, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sluice_providers.sse.SSEDecoder.__init__.__defaults__", (4096,))
+
+    async def endless(connection: Connection, _: Request) -> None:
+        await connection.head()
+        while not connection.writer.transport.is_closing():
+            await connection.chunk(b"data: " + b"x" * 1024)
+
+    upstream.answer(endless)
+    async with start() as subject:
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
+
+
+Stall = Callable[[Connection, Request], Awaitable[None]]
+
+
+@pytest.mark.parametrize("when", ["before_headers", "in_the_stream"])
+async def test_cancelling_closes_the_connection_at_once(
+    when: str, start: Start, wire: Format, upstream: Upstream
+) -> None:
+    async def stall(connection: Connection, _: Request) -> None:
+        if when == "in_the_stream":
+            await connection.head()
+            for event in wire.text("Hello ", "there")[:4]:
+                await connection.chunk(event)
+        await connection.hold()
+
+    upstream.answer(stall)
+    delays = []
+    async with start() as subject:
+        # The best of a few: the machine may be busy, but a close that waits for something is never fast.
+        for _ in range(5):
+            upstream.peer_closed.clear()
+            upstream.held.clear()
+            task = asyncio.create_task(subject.generate(asking("vendor", wire.model)))
+            await asyncio.wait_for(upstream.held.wait(), 5)
+            if when == "in_the_stream":
+                await asyncio.wait_for(subject.progress.wait(), 5)
+            cancelled_at = asyncio.get_running_loop().time()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asyncio.wait_for(upstream.peer_closed.wait(), 5)
+            delays.append(upstream.peer_closed_at - cancelled_at)
+            if delays[-1] < 0.1:
+                break
+    assert min(delays) < 0.1
+
+
+async def test_vendor_words_reach_no_status_and_no_log(
+    start: Start, wire: Format, upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    secrets = [KEY, "sk-live-0123456789abcdef", "Bearer eyJhbGciOi.secret", "my prompt about Ærø", "hunter2"]
+    words = " ".join(secrets)
+    body = wire.error_body("api_error", "weird_code", message=words)
+    headers = {"x_debug": "hunter2", "www_authenticate": "hunter2"}
+    caplog.set_level(logging.DEBUG)
+    shown: list[str] = []
+    async with start() as subject:
+        request = asking("vendor", wire.model, "my prompt about Ærø")
+        for status in (400, 401, 403, 404, 413, 429, 500, 529):
+            upstream.answer(plain(body, status, **headers))
+            error = await failure_of(subject, request)
+            shown.append(str(to_status(error)))
+            for method, message in (
+                ("ListModels", pb.ListModelsRequest()),
+                ("Embed", pb.EmbedRequest(target=request.target, texts=["my prompt about Ærø"])),
+            ):
+                with pytest.raises(SluiceError) as caught:
+                    await subject.call(method, message)
+                shown.append(str(to_status(caught.value)))
+            shown.append(str(await subject.call("GetStatus", pb.GetStatusRequest(probe=True))))
+        for events in ([wire.error_event.replace(b"erver", b"hunter2")], [b'data: {"hunter2": \n\n']):
+            upstream.answer(stream(events))
+            shown.append(str(to_status(await failure_of(subject, request))))
+    formatter = JsonFormatter("test")
+    own = [record for record in caplog.records if record.name.startswith(("sluice", "root"))]
+    loud = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    shown += [formatter.format(record) for record in {id(record): record for record in own + loud}.values()]
+    for secret in secrets:
+        assert not [text for text in shown if secret in text]
+
+
+async def test_status_follows_what_happened(start: Start, wire: Format, upstream: Upstream) -> None:
+    async with start() as subject:
+        upstream.answer(plain(wire.error_body("x"), 401))
+        await failure_of(subject, asking("vendor", wire.model))
+        status = await subject.call("GetStatus", pb.GetStatusRequest())
+        assert not status.available
+        assert status.last_error == ErrorReason.ERROR_REASON_UPSTREAM_AUTHENTICATION
+        assert "credential" in status.detail
+        upstream.answer(plain(wire.error_body("x"), 400))
+        await failure_of(subject, asking("vendor", wire.model))
+        status = await subject.call("GetStatus", pb.GetStatusRequest())
+        assert status.last_error == ErrorReason.ERROR_REASON_UPSTREAM_AUTHENTICATION, "one bad request says nothing"
+        upstream.answer(stream(wire.text("Hello")))
+        await subject.generate(asking("vendor", wire.model))
+        status = await subject.call("GetStatus", pb.GetStatusRequest())
+        assert status.available
+        assert status.last_error == ErrorReason.ERROR_REASON_UNSPECIFIED
+
+
+async def test_a_missing_key_is_named_and_the_rest_works(
+    transport: str, wire: Format, upstream: Upstream, tmp_path
+) -> None:
+    settings = {"adapter": wire.adapter, "base_url": upstream.url + wire.base}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        status = await running.call("GetStatus", pb.GetStatusRequest(probe=True))
+        assert not status.available
+        assert list(status.missing_settings) == [wire.key_variable]
+        assert status.last_error == ErrorReason.ERROR_REASON_INTEGRATION_MISCONFIGURED
+        assert wire.key_variable in status.detail
+        error = await failure_of(running, asking("vendor", wire.model))
+        assert error.reason_name == "INTEGRATION_MISCONFIGURED"
+        assert error.metadata["setting"] == wire.key_variable
+        request = asking("vendor", wire.model)
+        counted = await running.call(
+            "CountTokens", pb.CountTokensRequest(target=request.target, messages=request.messages)
+        )
+        assert counted.kind == pb.TOKEN_COUNT_KIND_ESTIMATED
+    assert upstream.requests == []
+
+
+async def test_a_vendor_that_does_not_answer_a_plain_call_in_time(
+    start: Start, wire: Format, upstream: Upstream
+) -> None:
+    async def stall(connection: Connection, _: Request) -> None:
+        await connection.hold()
+
+    upstream.answer(stall)
+    async with start(call_seconds=0.3) as subject:
+        with pytest.raises(SluiceError) as caught:
+            await subject.call("ListModels", pb.ListModelsRequest())
+        assert caught.value.reason_name == "UPSTREAM_TIMEOUT"
