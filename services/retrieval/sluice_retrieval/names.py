@@ -56,7 +56,7 @@ def encode_page(key: str) -> str:
 def decode_page(token: str) -> str:
     """Returns the key in a page token. Raises InvalidRequestError for one that is not ours."""
     try:
-        return base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)).decode()
+        return base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True).decode()
     except ValueError:
         raise invalid_field("page_token", "not a token of an earlier response") from None
 

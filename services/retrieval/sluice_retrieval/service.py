@@ -16,6 +16,7 @@ from sluice_kit.server import Server
 from sluice_retrieval.chunking.spans import ChunkSizes
 from sluice_retrieval.config import RetrievalConfig, default_roots
 from sluice_retrieval.embedding import EmbeddingClient
+from sluice_retrieval.folder_lock import FolderLock
 from sluice_retrieval.indexing.indexer import KIND, Indexer
 from sluice_retrieval.maintenance import Maintenance
 from sluice_retrieval.records.database import Database
@@ -52,11 +53,14 @@ class RetrievalService:
         self.authenticator = internal_authenticator(document)
         _check(document, config)
         folder = document.resolve(config.folder) if config.folder else document.state_dir() / "retrieval"
+        self._lock = FolderLock(folder)
         sizes = ChunkSizes(config.chunks.target_chars, config.chunks.small_chars)
         self.database = Database(folder / "records.sqlite")
         self.store = EdgeStore(folder / "vectors")
         self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None)
-        policy = SourcePolicy(_roots(document, config, auth), config.git.allowed_hosts, config.git.private_hosts)
+        self.policy = policy = SourcePolicy(
+            _roots(document, config, auth), config.git.allowed_hosts, config.git.private_hosts
+        )
         indexer = Indexer(self.database, self.store, self._embeddings, policy, folder, config.limits, sizes)
         self.runner = TaskRunner(self.database, {KIND: indexer.run}, config.concurrent_tasks)
         self.maintenance = Maintenance(
@@ -79,7 +83,8 @@ class RetrievalService:
         server.add(task_service_pb2.DESCRIPTOR.services_by_name["TaskService"], self._tasks)
 
     async def start(self) -> None:
-        """Opens what is kept, cleans up after a crash, and resumes unfinished tasks."""
+        """Opens what is kept, cleans up after a crash, and resumes unfinished tasks. Raises BindError."""
+        self._lock.acquire()
         await self.database.open()
         await self.store.start()
         await self.maintenance.after_crash()
@@ -99,6 +104,7 @@ class RetrievalService:
         await self._embeddings.close()
         await self.store.close()
         await self.database.close()
+        self._lock.release()
 
     async def _sweep(self) -> None:
         while True:

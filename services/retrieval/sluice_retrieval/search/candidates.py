@@ -10,6 +10,8 @@ from sluice_retrieval.text.lines import estimate_tokens, join_lines
 _MAX_GAP_LINES: Final = 3
 """Lines between two chunks of a file that are read along when both match."""
 MAX_MERGED_LINES: Final = 120
+_BEST: Final = 10
+"""How many of the chunks that match count as the best."""
 _ALIKE: Final = 0.85
 """Part of the lines that two passages share when one is left out."""
 
@@ -37,20 +39,25 @@ class Candidate:
 
 
 def merge_neighbours(found: Iterable[Candidate]) -> list[Candidate]:
-    """Joins chunks that stand next to each other in a file. The order is by the best score of what was joined."""
+    """Joins chunks that stand next to each other in a file, if both are among the best or of one definition.
+
+    The order is by the best score of what was joined.
+    """
     merged: list[Candidate] = []
-    by_file: dict[tuple[str, str, str], list[Candidate]] = {}
-    for candidate in found:
-        by_file.setdefault((candidate.corpus, candidate.revision, candidate.path), []).append(candidate)
+    by_file: dict[tuple[str, str, str], list[tuple[Candidate, bool]]] = {}
+    for place, candidate in enumerate(sorted(found, key=_rank)):
+        file = (candidate.corpus, candidate.revision, candidate.path)
+        by_file.setdefault(file, []).append((candidate, place < _BEST))
     for group in by_file.values():
-        group.sort(key=lambda candidate: candidate.start_line)
-        at = group[0]
-        for following in group[1:]:
-            if _are_neighbours(at, following):
-                at = _join(at, following)
+        group.sort(key=lambda entry: entry[0].start_line)
+        at, is_best = group[0]
+        for following, following_is_best in group[1:]:
+            wanted = (is_best and following_is_best) or at.symbol == following.symbol
+            if wanted and _are_neighbours(at, following):
+                at, is_best = _join(at, following), is_best or following_is_best
             else:
                 merged.append(at)
-                at = following
+                at, is_best = following, following_is_best
         merged.append(at)
     return sorted(merged, key=_rank)
 
@@ -79,7 +86,7 @@ def _join(first: Candidate, second: Candidate) -> Candidate:
         best,
         start_line=first.start_line,
         end_line=max(first.end_line, second.end_line),
-        symbol=_common(first.symbol, second.symbol),
+        symbol=_common(first.symbol, second.symbol) or best.symbol,
         match=match,
     )
 

@@ -44,7 +44,7 @@ _LONG_LINE_BYTES: Final = 20_000
 _DENSE_BYTES: Final = 4096
 _DENSE_LINE_BYTES: Final = 500
 _PROSE: Final = frozenset({".md", ".markdown", ".mdx", ".txt", ".rst", ".adoc", ".tex", ".csv", ".tsv"})
-_MAX_BROKEN: Final = 0.05
+_MAX_BROKEN: Final = 0.15
 
 
 def skip_by_name(path: str) -> str | None:

@@ -50,17 +50,19 @@ class Folder:
             descriptor = os.open(name, _FILE_FLAGS, dir_fd=self._descriptor)
         except OSError as error:
             raise SkippedFile(_reason(error)) from None
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise SkippedFile("special")
             if status.st_size > limit:
                 raise SkippedFile("too_large")
-            try:
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
                 # It may grow while it is read.
                 data = file.read(limit + 1)
-            except OSError:
-                raise SkippedFile("unreadable") from None
+        except OSError:
+            raise SkippedFile("unreadable") from None
+        finally:
+            os.close(descriptor)
         if len(data) > limit:
             raise SkippedFile("too_large")
         return data

@@ -47,6 +47,11 @@ class SourcePolicy:
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
         self._private_hosts = frozenset(host.lower() for host in private_hosts)
 
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders below which sources may lie."""
+        return self._roots
+
     def check(self, source: pb.Source) -> AllowedFolder | AllowedRepository:
         """Returns where to read, or raises: INVALID_REQUEST, SOURCE_NOT_ALLOWED, SOURCE_UNREADABLE.
 
