@@ -41,6 +41,9 @@ class BindError(Exception):
     """An address cannot be listened on. The message says which and why."""
 
 
+_LAST_ANSWERS_SECONDS: Final = 0.2
+
+
 class Service(Protocol):
     """One service of the mesh: what `main` and `testing` run."""
 
@@ -124,9 +127,15 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         """Lets calls in flight finish for `grace` seconds, cancels the rest and waits for their tasks too."""
-        await self._server.stop(grace)
+        ending = asyncio.create_task(self._server.stop(grace))
         # grpc does not wait for the tasks of calls that it aborted.
-        await self.dispatcher.wait_idle()
+        idle = asyncio.create_task(self.dispatcher.wait_idle())
+        await asyncio.wait((ending, idle), return_when=asyncio.FIRST_COMPLETED)
+        # Health watches never end by themselves, and every client of the mesh holds one: the grace is for our own calls.
+        # What is left of it lets the last answers leave.
+        await self._server.stop(min(grace, _LAST_ANSWERS_SECONDS))
+        await ending
+        await idle
         if self._probe is not None:
             await self._probe.stop(None)
 
