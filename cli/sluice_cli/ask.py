@@ -142,6 +142,8 @@ class _Answer:
         self._end()
 
     def _take(self, item: "NumberedEvent", flow: "Flow") -> None:
+        from sluice.chat.v1.event_pb2 import NoticeCode
+
         event = item.event
         match item.kind:
             case "text_delta":
@@ -160,6 +162,8 @@ class _Answer:
                     f"→ {change.target.provider}/{change.target.model} takes over from {previous}: {_reason(change.reason)}"
                 )
             case "notice":
+                if event.notice.code == NoticeCode.NOTICE_CODE_NO_MODEL:
+                    self._footnotes.grounded = False  # what looks like a mark in a quote is the source's own text
                 output.say(f"note: {event.notice.message}")
             case "indexing":
                 output.say(f"indexing: {event.indexing.step} {event.indexing.progress:.0%}")

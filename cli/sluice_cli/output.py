@@ -1,6 +1,7 @@
 """What commands print: tables for people, plain columns for pipes, JSON for programs."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,13 @@ def as_json(message: "Message") -> dict[str, Any]:
 def emit(value: Any) -> None:
     """Prints a value as one line of JSON, at once."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def abandon_stdout() -> None:
+    """Lets what is still to be printed vanish: the pipe that it would go to is closed."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def say(text: str) -> None:

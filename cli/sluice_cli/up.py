@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,12 @@ def up(
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one setting. May be repeated.")
     ] = None,
     logs: Annotated[bool, typer.Option("--logs", help="Show the services' logs, too.")] = False,
+    until_stdin_closes: Annotated[
+        bool,
+        typer.Option(
+            "--until-stdin-closes", help="Stop when standard input ends, so that it never outlives its starter."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start a mesh on this machine, watch it, and stop it on Ctrl-C.
@@ -44,17 +51,27 @@ def up(
         raise typer.Exit(EXIT_USAGE)
     from sluice_kit.config import ConfigError, load
 
-    words = overrides or []
+    options = Options(tuple(overrides or ()), port, logs, until_stdin_closes, as_json)
     try:
-        document = load(mesh.config_path(config), words)
-        code = _up(document, words, port, logs=logs, as_json=as_json)
+        code = _up(load(mesh.config_path(config), options.overrides), options)
     except ConfigError as error:
         output.say(f"sluice: {error}")
         raise typer.Exit(EXIT_FAILURE) from None
     raise typer.Exit(code)
 
 
-def _up(document: "ConfigDocument", overrides: list[str], port: int | None, *, logs: bool, as_json: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line said."""
+
+    overrides: tuple[str, ...]
+    port: int | None
+    logs: bool
+    until_stdin_closes: bool
+    as_json: bool
+
+
+def _up(document: "ConfigDocument", options: Options) -> int:
     from sluice_cli.supervisor import folders
 
     state_dir = document.state_dir()
@@ -71,22 +88,14 @@ def _up(document: "ConfigDocument", overrides: list[str], port: int | None, *, l
         folders.remove_leftovers(mesh.read_mesh_file(path))
         runtime_dir = folders.make_runtime_dir()
         try:
-            return _supervise(document, overrides, port, runtime_dir, logs=logs, as_json=as_json)
+            return _supervise(document, options, runtime_dir)
         finally:
             shutil.rmtree(runtime_dir, ignore_errors=True)
     finally:
         lock.release()
 
 
-def _supervise(
-    document: "ConfigDocument",
-    overrides: list[str],
-    port: int | None,
-    runtime_dir: "Path",
-    *,
-    logs: bool,
-    as_json: bool,
-) -> int:
+def _supervise(document: "ConfigDocument", options: Options, runtime_dir: "Path") -> int:
     import asyncio
 
     from sluice_cli.supervisor.board import make_board
@@ -94,7 +103,7 @@ def _supervise(
     from sluice_cli.supervisor.supervisor import Places, Supervisor
     from sluice_kit.config import ServerConfig
 
-    plan = make_plan(document, overrides, runtime_dir, port)
+    plan = make_plan(document, options.overrides, runtime_dir, options.port)
     taken = why_taken(plan.address)
     if taken is not None:
         output.say(f"sluice: cannot listen on {plan.address}: {taken}\n  → choose another port: sluice up --port 7401")
@@ -103,9 +112,17 @@ def _supervise(
     drain = document.section("server", ServerConfig).drain_seconds
 
     async def main() -> int:
-        board = make_board(plan.elsewhere, as_json=as_json)
+        board = make_board(plan.elsewhere, as_json=options.as_json)
         try:
-            return await Supervisor(plan, places, board, drain_seconds=drain, logs=logs).run()
+            supervisor = Supervisor(
+                plan,
+                places,
+                board,
+                drain_seconds=drain,
+                logs=options.logs,
+                until_stdin_closes=options.until_stdin_closes,
+            )
+            return await supervisor.run()
         finally:
             board.close()
 

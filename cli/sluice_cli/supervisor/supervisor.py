@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from sluice_cli import output
 from sluice_cli.mesh import MeshFile, write_mesh_file
 from sluice_cli.options import EXIT_FAILURE
 from sluice_cli.supervisor import health, logfiles
@@ -35,13 +37,21 @@ class Supervisor:
     """One mesh, from start to stop."""
 
     def __init__(
-        self, plan: Plan, places: Places, board: LiveBoard | LineBoard | JsonBoard, *, drain_seconds: float, logs: bool
+        self,
+        plan: Plan,
+        places: Places,
+        board: LiveBoard | LineBoard | JsonBoard,
+        *,
+        drain_seconds: float,
+        logs: bool,
+        until_stdin_closes: bool,
     ) -> None:
         self._plan = plan
         self._places = places
         self._board = board
         self._grace = drain_seconds + _STOP_MARGIN
         self._show_logs = logs
+        self._until_stdin_closes = until_stdin_closes
         self._stopping = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._children = [
@@ -54,6 +64,8 @@ class Supervisor:
         signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in signals:
             loop.add_signal_handler(number, self._on_signal)
+        if self._until_stdin_closes:
+            loop.add_reader(sys.stdin.fileno(), self._on_stdin)
         self._board.begin(self._children)
         logs = {child.name: child.log for child in self._children}
         self._spawn(logfiles.keep_small(list(logs.values())))
@@ -117,8 +129,18 @@ class Supervisor:
                 child.kill()
         self._stopping.set()
 
+    def _on_stdin(self) -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            self._stopping.set()
+
     def _changed(self, child: Child) -> None:
-        self._board.changed(child)
+        try:
+            self._board.changed(child)
+        except BrokenPipeError:
+            # Whoever read the output is gone, so nobody would know that the mesh still runs.
+            output.abandon_stdout()
+            self._stopping.set()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
