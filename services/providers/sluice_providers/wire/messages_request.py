@@ -142,21 +142,23 @@ def _search_results(passages: Sequence[passage_pb2.Passage]) -> tuple[list[dict[
 
 
 def _blocks(passage: passage_pb2.Passage) -> list[tuple[int, int, str]]:
-    """Cuts a passage into blocks of its lines: at blank lines, and at the latest after ten lines. None is blank."""
+    """Cuts a passage into blocks of its lines: behind blank lines, and at the latest after ten. None is blank.
+
+    Returns the first and the last line that is not blank, and the text, of each.
+    """
     blocks: list[tuple[int, int, str]] = []
-    start = max(passage.start_line, 1)
     held: list[str] = []
-    first = start
-    for number, line in enumerate(passage.text.splitlines(), start):
-        if not held:
-            first = number
+    first = last = 0
+    for number, line in enumerate(passage.text.splitlines(), max(passage.start_line, 1)):
+        begins = bool(line.strip()) and bool(held) and not held[-1].strip()
+        if last and (begins or len(held) >= _MAX_BLOCK_LINES):
+            blocks.append((first, last, "\n".join(held) + "\n"))
+            held, last = [], 0
         held.append(line)
-        full = (not line.strip() and len(held) > 1) or len(held) >= _MAX_BLOCK_LINES
-        if full and any(row.strip() for row in held):
-            blocks.append((first, number, "\n".join(held)))
-            held = []
-    if any(row.strip() for row in held):
-        blocks.append((first, first + len(held) - 1, "\n".join(held)))
+        if line.strip():
+            first, last = first if last else number, number
+    if last:
+        blocks.append((first, last, "\n".join(held)))
     return blocks
 
 

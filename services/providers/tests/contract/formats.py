@@ -16,7 +16,7 @@ def openai_event(payload: Any) -> bytes:
 
 
 def anthropic_event(payload: dict[str, Any]) -> bytes:
-    name = payload["type"].encode()
+    name = str(payload["type"]).encode()
     return b"event: " + name + b"\ndata: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
 
 
@@ -108,11 +108,11 @@ def _openai_error(message: str, kind: str, code: str | None) -> Any:
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-ANTHROPIC_MESSAGE = {
+ANTHROPIC_MESSAGE: dict[str, Any] = {
     "id": "msg_01XFDUDYJgAACzvnptvVoYEL",
     "type": "message",
     "role": "assistant",
-    "model": "claude-sonnet-4-5",
+    "model": "claude-test-1",
     "content": [],
     "stop_reason": None,
     "stop_sequence": None,
@@ -197,7 +197,7 @@ def _anthropic_reasoning() -> list[bytes]:
 
 
 def _anthropic_whole() -> Any:
-    usage = {**ANTHROPIC_MESSAGE["usage"], "output_tokens": 10, "output_tokens_details": {"thinking_tokens": 3}}  # type: ignore[dict-item]  # a literal of mixed values
+    usage = {**ANTHROPIC_MESSAGE["usage"], "output_tokens": 10, "output_tokens_details": {"thinking_tokens": 3}}
     return {
         **ANTHROPIC_MESSAGE,
         "content": [{"type": "text", "text": "Hello there", "citations": None}],
@@ -273,7 +273,7 @@ ANTHROPIC = Format(
     base="",
     key_variable="ANTHROPIC_API_KEY",
     request_id_header="request-id",
-    model="claude-sonnet-4-5",
+    model="claude-test-1",
     text=_anthropic_text,
     tools=_anthropic_tools(),
     reasoning=_anthropic_reasoning(),

@@ -97,7 +97,7 @@ async def subject(
         return
     service = make_service("providers", document, integration=integration)
     async with running(service, document) as server, open_channel(server.address) as channel:
-        yield Subject(integration, provider_service_pb2_grpc.ProviderServiceStub(channel), None)  # type: ignore[no-untyped-call]  # generated
+        yield Subject(integration, provider_service_pb2_grpc.ProviderServiceStub(channel), None)
 
 
 def asking(integration: str, model: str, text: str = "Hello?", **fields: Any) -> pb.GenerateRequest:

@@ -124,17 +124,9 @@ async def test_what_one_read_brings_leaves_as_one_batch(start: Start, wire: Form
 
 async def test_any_cut_of_the_bytes_gives_the_same_answer(start: Start, wire: Format, upstream: Upstream) -> None:
     data = b"".join(wire.text("Ærø ", "🙂"))
-    size = 7
-
-    async def in_pieces(connection: Connection, _: Request) -> None:
-        await connection.head()
-        for index in range(0, len(data), size):
-            await connection.chunk(data[index : index + size])
-        await connection.end()
-
-    upstream.answer(in_pieces)
     async with start() as subject:
         for size in (1, 3, 64):
+            upstream.answer(stream(data[index : index + size] for index in range(0, len(data), size)))
             assert text_of(await subject.generate(asking("vendor", wire.model))) == "Ærø 🙂"
 
 

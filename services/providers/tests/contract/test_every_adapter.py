@@ -21,7 +21,7 @@ from .formats import FORMATS
 from .subject import Subject, asking, kinds, subject, text_of
 from .upstream import Upstream, stream
 
-MODELS = {"scripted": "text?tokens=3", "extractive": "quote", "openai": "gpt-5-mini", "anthropic": "claude-sonnet-4-5"}
+MODELS = {"scripted": "text?tokens=3", "extractive": "quote", "openai": "gpt-5-mini", "anthropic": "claude-test-1"}
 
 
 @pytest.fixture(params=sorted(REGISTRY))

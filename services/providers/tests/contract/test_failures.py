@@ -149,7 +149,7 @@ async def test_broken_connections(how: str, start: Start, wire: Format, upstream
             for event in wire.text("Hello ", "there")[:4]:
                 await connection.chunk(event)
             # What was sent must be read before the reset throws it away.
-            await asyncio.wait_for(subject.progress.wait(), 5)
+            await asyncio.wait_for(running.progress.wait(), 5)
         if how.startswith("reset"):
             connection.reset()
         elif how == "half_close":
@@ -159,11 +159,11 @@ async def test_broken_connections(how: str, start: Start, wire: Format, upstream
             connection.writer.close()
 
     upstream.answer(broken)
-    async with start() as subject:
-        error = await failure_of(subject, asking("vendor", wire.model))
+    async with start() as running:
+        error = await failure_of(running, asking("vendor", wire.model))
     assert error.reason_name == ("UPSTREAM_UNAVAILABLE" if "headers" in how else "UPSTREAM_PROTOCOL_ERROR")
     assert error.retryable
-    assert bool(text_of(subject.events)) == ("headers" not in how)
+    assert bool(text_of(running.events)) == ("headers" not in how)
 
 
 async def test_nobody_listens(transport: str, wire: Format, tmp_path) -> None:
