@@ -6,8 +6,8 @@ A comment directly above a block changes what is expected of it:
 
     <!-- sample -->       the output is of one run; half of its lines must come again
     <!-- fails -->        every command of the block fails
-    <!-- as FILE -->      the block is written to FILE in the working directory for the blocks below it
-    <!-- not run: … -->   it is not run, for that reason
+    <!-- as FILE -->      the block is written to FILE, in the page's folder and where the page's commands run
+    <!-- not run: … -->   it is not run, or not checked, for that reason; may follow `as FILE, `
 
 Output is compared line by line, in order, with numbers and white space alike; `…` stands for any text, and a line of
 nothing but `…` for any lines.
@@ -58,7 +58,14 @@ class Block:
     @property
     def not_run(self) -> str | None:
         """Why it is not run; None if it is."""
-        return self.note.removeprefix("not run:").strip() if self.note.startswith("not run:") else None
+        _, marked, reason = self.note.partition("not run:")
+        return reason.strip() if marked else None
+
+    @property
+    def file(self) -> str | None:
+        """The name of the file it is written to; None if it is none."""
+        match = re.match(r"as ([\w./-]+)", self.note)
+        return match[1] if match else None
 
 
 @dataclass
@@ -146,7 +153,9 @@ class RunningMesh:
         )
         printed = self.shell(script)
         for index, command in enumerate(wanted):
-            match = re.search(rf"^{_MARK} begin {index}\n(.*?)^{_MARK} end {index} (\d+)$", printed, re.MULTILINE | re.DOTALL)
+            match = re.search(
+                rf"^{_MARK} begin {index}\n(.*?)^{_MARK} end {index} (\d+)$", printed, re.MULTILINE | re.DOTALL
+            )
             assert match, f"{block}: the shell ended before or in `{command.text}`:\n{printed}"
             output, code = match[1].replace(self.address, ADDRESS), int(match[2])
             assert (code != 0) == (block.note == "fails"), f"{block}: `{command.text}` ended with {code}:\n{output}"
@@ -200,6 +209,8 @@ def running_mesh(folder: Path, settings: str = "") -> Iterator[RunningMesh]:
     config.write_text(f"state_dir: {folder / 'state'}\nserver: {{drain_seconds: 1}}\n{settings}", encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if not _SECRETS.search(name)}
     environment["PATH"] = os.pathsep.join((str(ROOT / ".venv" / "bin"), str(folder / "bin"), os.environ["PATH"]))
+    # Without their folder in them, Go's objects are found in its cache by the next run, whose folder is another one.
+    environment["GOFLAGS"] = f"{os.environ.get('GOFLAGS', '')} -trimpath -buildvcs=false".strip()
     environment |= {"SLUICE_CONFIG": str(config), "GOBIN": str(folder / "bin"), "NO_COLOR": "1", "COLUMNS": "120"}
     up = [str(ROOT / ".venv" / "bin" / "sluice"), "up", "--json", "--port", "0"]
     with (folder / "up.log").open("wb") as log:

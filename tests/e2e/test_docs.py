@@ -19,10 +19,8 @@ from .console import ROOT, Block, RunningMesh, blocks, commands, running_mesh, s
 NOT_RUN: Final = {
     "make demo": "tests/e2e/test_demo.py runs it",
     "make test": "it is this",
-    "make check": "it runs this",
     "make setup": "it made the environment that runs this",
     "sluice up": "every test here runs against it: see console.running_mesh",
-    "docker": "no container engine is needed for anything here",
 }
 """Commands that stand in a page and are not run by it, with the reason."""
 TOOLS: Final = {"grpcurl": "go", "node": "npm", "go": "go", "npm": "npm"}
@@ -75,8 +73,9 @@ def name_of(page: Path) -> str:
 
 def write_files(page: Path, mesh: RunningMesh) -> None:
     for block in blocks(page):
-        if block.note.startswith("as "):
-            (mesh.checkout / block.note.removeprefix("as ")).write_text(block.body, encoding="utf-8")
+        if block.file is not None:
+            for folder in (mesh.checkout, (mesh.checkout / block.page).parent):
+                (folder / block.file).write_text(block.body, encoding="utf-8")
 
 
 @pytest.mark.slow
@@ -130,16 +129,17 @@ def test_python(page: Path, mesh: RunningMesh) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", with_blocks("yaml"), ids=name_of)
-def test_configurations(page: Path, mesh: RunningMesh, tmp_path: Path) -> None:
+def test_configurations(page: Path, mesh: RunningMesh) -> None:
     """Every YAML shown is a sluice.yaml that `sluice config check` takes; missing keys are allowed."""
-    for number, block in enumerate(block for block in blocks(page) if block.language == "yaml"):
-        if block.not_run is not None:
+    write_files(page, mesh)
+    for block in blocks(page):
+        if block.language != "yaml" or block.not_run is not None:
             continue
-        path = tmp_path / f"{number}.yaml"
+        path = (mesh.checkout / block.page).parent / "checked.yaml"
         path.write_text(block.body, encoding="utf-8")
-        ended = mesh.shell(f"sluice config check --config {path}; echo code $?")
-        assert ended.endswith("code 0\n"), f"{block}: {ended}"
         assert load(path).data, f"{block} says nothing"
+        printed = mesh.shell(f"sluice config check {path}; echo code $?")
+        assert printed.endswith("code 0\n"), f"{block}: {printed}"
 
 
 def test_pages_show_commands_so_that_they_are_run() -> None:

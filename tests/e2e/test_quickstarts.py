@@ -1,0 +1,105 @@
+"""The clients in Node and Go do the README's quickstart, where their toolchain is present."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .console import ROOT, RunningMesh, blocks, running_mesh
+
+QUESTION = "When does the sluice open?"
+needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not installed")
+
+
+def _go_is_missing() -> str:
+    """Why the Go client cannot be built; empty if it can."""
+    if shutil.which("go") is None:
+        return "Go is not installed"
+    wanted = re.search(
+        r"^go (\d+)\.(\d+)", (ROOT / "examples" / "go" / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    told = subprocess.run(["go", "env", "GOVERSION"], check=False, capture_output=True, text=True).stdout
+    found = re.match(r"go(\d+)\.(\d+)", told)
+    assert wanted
+    if found is None or tuple(map(int, found.groups())) < tuple(map(int, wanted.groups())):
+        return f"Go is too old: {told.strip() or 'unknown'}, where {wanted[0]} is needed"
+    return ""
+
+
+GO_IS_MISSING = _go_is_missing()
+needs_go = pytest.mark.skipif(bool(GO_IS_MISSING), reason=GO_IS_MISSING or "Go is there")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    folder = tmp_path_factory.mktemp("quickstarts")
+    settings = f"retrieval: {{allowed_roots: [{folder}]}}\nproviders: {{extractive: {{}}}}\n"
+    with running_mesh(folder, settings) as running:
+        notes = running.checkout / "notes"
+        notes.mkdir()
+        (notes / "tides.md").write_text("# Tides\n\nThe sluice opens at low tide.\n", encoding="utf-8")
+        yield running
+
+
+def quickstart(mesh: RunningMesh, language: str) -> None:
+    """Runs the blocks of the README that stand under the name of a language."""
+    found = [block for block in blocks(ROOT / "README.md") if f"cd examples/{language}" in block.body]
+    assert len(found) == 1
+    mesh.run(found[0], {})
+
+
+def check_client(mesh: RunningMesh, command: str) -> None:
+    """Asks about a folder of our own, so that what is cited is known; then makes the same client fail."""
+    printed = mesh.shell(f'{command} "$PWD/notes" "{QUESTION}"')
+    assert "The sluice opens at low tide." in printed
+    assert re.search(r"^tides\.md:\d+-3 VERIFIED$", printed, re.MULTILINE), printed
+    assert printed.endswith("completed: STOP\n")
+    refused = mesh.shell(f'{command} /etc "{QUESTION}"; echo code $?')
+    assert re.search(r"^SOURCE_NOT_ALLOWED: .+", refused, re.MULTILINE), refused
+    assert re.search(r"^code 1$", refused, re.MULTILINE), refused
+
+
+@needs_node
+@pytest.mark.slow
+def test_node(mesh: RunningMesh) -> None:
+    quickstart(mesh, "node")
+    check_client(mesh, "node examples/node/quickstart.mjs")
+
+
+@needs_go
+@pytest.mark.slow
+def test_go(mesh: RunningMesh) -> None:
+    quickstart(mesh, "go")
+    printed = mesh.shell("cd examples/go && gofmt -l *.go && go vet . && go build -o ../../go-quickstart .")
+    assert not printed, printed
+    check_client(mesh, "./go-quickstart")
+
+
+@needs_node
+def test_the_lock_of_node_is_exact_and_names_no_host() -> None:
+    folder = ROOT / "examples" / "node"
+    lock = (folder / "package-lock.json").read_text(encoding="utf-8")
+    assert '"resolved"' not in lock
+    packages = re.findall(r'"node_modules/[^"]+": \{(.*?)\n    \}', lock, re.DOTALL)
+    assert packages
+    assert all('"integrity": "sha512-' in package for package in packages)
+
+
+def test_the_go_module_pins_its_tools() -> None:
+    module = (ROOT / "examples" / "go" / "go.mod").read_text(encoding="utf-8")
+    assert "replace" not in module
+    sums = (ROOT / "examples" / "go" / "go.sum").read_text(encoding="utf-8")
+    for tool in re.findall(r"^\t(\S+/protoc-gen-\S+)$", module, re.MULTILINE):
+        assert tool.rpartition("/cmd/")[0] in sums
+
+
+@pytest.mark.parametrize("path", ["examples/node/node_modules", "examples/go/gen"])
+def test_what_is_built_is_not_committed(path: str) -> None:
+    listed = subprocess.run(["git", "ls-files", path], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert not listed.stdout
+    assert Path(ROOT, path).parent.is_dir()
