@@ -33,7 +33,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 ADDRESS: Final = "127.0.0.1:7400"
 """The address that the pages use; a test's own stands in for it."""
 _START_SECONDS: Final = 60.0
-_BLOCK_SECONDS: Final = 100.0
+_BLOCK_SECONDS: Final = 280.0
 _FENCE: Final = re.compile(
     r"^(?:<!-- (?P<note>[^\n]*?) -->\n)?^(?P<fence>```+)(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=fence)$",
     re.MULTILINE | re.DOTALL,

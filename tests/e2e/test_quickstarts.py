@@ -32,7 +32,7 @@ def _go_is_missing() -> str:
 
 
 GO_IS_MISSING = _go_is_missing()
-needs_go = pytest.mark.skipif(bool(GO_IS_MISSING), reason=GO_IS_MISSING or "Go is there")
+needs_go = pytest.mark.skipif(GO_IS_MISSING != "", reason=GO_IS_MISSING or "Go is there")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ def check_client(mesh: RunningMesh, command: str) -> None:
 
 @needs_node
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # the first time, everything is fetched and compiled
 def test_node(mesh: RunningMesh) -> None:
     quickstart(mesh, "node")
     check_client(mesh, "node examples/node/quickstart.mjs")
@@ -73,6 +74,7 @@ def test_node(mesh: RunningMesh) -> None:
 
 @needs_go
 @pytest.mark.slow
+@pytest.mark.timeout(300)  # the first time, everything is fetched and compiled
 def test_go(mesh: RunningMesh) -> None:
     quickstart(mesh, "go")
     printed = mesh.shell("cd examples/go && gofmt -l *.go && go vet . && go build -o ../../go-quickstart .")
