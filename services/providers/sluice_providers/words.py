@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-_WORD: Final = re.compile(r"[A-Za-z]+|[0-9]+|[^\W\d_A-Za-z]+")
+_WORD: Final = re.compile(r"[^\W\d_]+|\d+")
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _COMMON: Final = (
     "a about all an and any are as at be been but by can could did do does for from get give had has have how i if in "
@@ -26,7 +26,7 @@ def split(text: str) -> Iterator[str]:
 
 def stem(word: str) -> str:
     """Returns a word without the commonest English endings, so that `retries`, `retrying` and `retry` meet."""
-    for ending, instead in (("ies", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
+    for ending, instead in (("ies", "y"), ("ied", "y"), ("ing", ""), ("ed", ""), ("es", ""), ("s", "")):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
             base = word[: -len(ending)] + instead
             if len(base) > 3 and base[-1] == base[-2] and base[-1] not in "aeiouls":

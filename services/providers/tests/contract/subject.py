@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from sluice.chat.v1 import event_pb2, message_pb2, target_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice.provider.v1 import provider_service_pb2_grpc
 from sluice_kit.channels import open_channel
-from sluice_kit.errors import from_rpc_error
+from sluice_kit.errors import SluiceError, from_rpc_error
 from sluice_kit.ports import Generator
 from sluice_kit.rpc import Call
 from sluice_kit.testing import document_of, make_service, running
@@ -120,3 +121,11 @@ def text_of(events: list[event_pb2.Event], block: int | None = None) -> str:
     """Returns the text of one block, or of all."""
     deltas = [event.text_delta for event in events if event.WhichOneof("kind") == "text_delta"]
     return "".join(delta.text for delta in deltas if block is None or delta.block_index == block)
+
+
+async def failure_of(subject: Subject, request: pb.GenerateRequest, timeout: float = 20.0) -> SluiceError:
+    """Runs an attempt that must fail, and checks that it did not look complete."""
+    with pytest.raises(SluiceError) as caught:
+        await subject.generate(request, timeout)
+    assert not any(event.HasField("completed") for event in subject.events)
+    return caught.value

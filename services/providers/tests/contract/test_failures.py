@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import email.utils
 import gzip
 import logging
-from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -18,24 +17,23 @@ from sluice_kit.logs import JsonFormatter
 
 from .conftest import KEY, Start
 from .formats import FORMATS, Format
-from .subject import Subject, asking, subject, text_of
+from .subject import asking, failure_of, subject, text_of
 from .upstream import Connection, Request, Upstream, plain, stream
 
 STATUSES = [(wire.adapter, *row) for wire in FORMATS.values() for row in wire.statuses]
 PROTOCOL_ERROR = ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR
 
 
-async def failure_of(subject: Subject, request: pb.GenerateRequest, timeout: float = 20.0) -> SluiceError:
-    """Runs an attempt that must fail, and checks that it did not look complete."""
-    with pytest.raises(SluiceError) as caught:
-        await subject.generate(request, timeout)
-    assert not any(event.HasField("completed") for event in subject.events)
-    return caught.value
-
-
 @pytest.mark.parametrize(("adapter", "status", "kind", "code", "reason"), STATUSES)
 async def test_status_table(
-    adapter: str, status: int, kind: str, code: str | None, reason: str, transport: str, upstream: Upstream, tmp_path
+    adapter: str,
+    status: int,
+    kind: str,
+    code: str | None,
+    reason: str,
+    transport: str,
+    upstream: Upstream,
+    tmp_path: Path,
 ) -> None:
     wire = FORMATS[adapter]
     upstream.answer(plain(wire.error_body(kind, code), status))
@@ -141,88 +139,6 @@ async def test_truncation_inside_the_last_event(start: Start, wire: Format, upst
             assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
 
 
-@pytest.mark.parametrize("how", ["reset", "half_close", "reset_before_headers", "close_before_headers"])
-async def test_broken_connections(how: str, start: Start, wire: Format, upstream: Upstream) -> None:
-    async def broken(connection: Connection, _: Request) -> None:
-        if "headers" not in how:
-            await connection.head()
-            for event in wire.text("Hello ", "there")[:4]:
-                await connection.chunk(event)
-            # What was sent must be read before the reset throws it away.
-            await asyncio.wait_for(running.progress.wait(), 5)
-        if how.startswith("reset"):
-            connection.reset()
-        elif how == "half_close":
-            connection.writer.write_eof()
-            await connection.hold()
-        else:
-            connection.writer.close()
-
-    upstream.answer(broken)
-    async with start() as running:
-        error = await failure_of(running, asking("vendor", wire.model))
-    assert error.reason_name == ("UPSTREAM_UNAVAILABLE" if "headers" in how else "UPSTREAM_PROTOCOL_ERROR")
-    assert error.retryable
-    assert bool(text_of(running.events)) == ("headers" not in how)
-
-
-async def test_nobody_listens(transport: str, wire: Format, tmp_path) -> None:
-    settings = {"adapter": wire.adapter, "api_key": KEY, "base_url": "http://127.0.0.1:1", "connect_seconds": 2}
-    async with subject(transport, "vendor", settings, tmp_path) as running:
-        assert (await failure_of(running, asking("vendor", wire.model))).reason_name == "UPSTREAM_UNAVAILABLE"
-        status = await running.call("GetStatus", pb.GetStatusRequest(probe=True))
-        assert not status.available
-        assert status.last_error == ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE
-        assert status.HasField("latency")
-
-
-async def test_a_stall_meets_the_idle_limit(start: Start, wire: Format, upstream: Upstream) -> None:
-    async def stall(connection: Connection, _: Request) -> None:
-        await connection.head()
-        for event in wire.text("Hello ", "there")[:4]:
-            await connection.chunk(event)
-        await connection.hold()
-
-    upstream.answer(stall)
-    async with start(idle_seconds=0.2) as subject:
-        error = await failure_of(subject, asking("vendor", wire.model))
-        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
-    assert error.reason_name == "UPSTREAM_TIMEOUT"
-    assert error.metadata["limit"] == "idle"
-    assert text_of(subject.events)
-
-
-@pytest.mark.parametrize("after", ["nothing", "headers", "start"])
-async def test_no_content_in_time_meets_the_ttft_limit(
-    after: str, start: Start, wire: Format, upstream: Upstream
-) -> None:
-    async def slow(connection: Connection, _: Request) -> None:
-        if after != "nothing":
-            await connection.head()
-        if after == "start":
-            await connection.chunk(wire.text("Hello")[0])
-        await connection.hold()
-
-    upstream.answer(slow)
-    async with start(ttft_seconds=0.2) as subject:
-        error = await failure_of(subject, asking("vendor", wire.model))
-        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
-    assert error.reason_name == "UPSTREAM_TIMEOUT"
-    assert error.metadata["limit"] == "ttft"
-
-
-async def test_the_deadline_closes_the_connection(start: Start, wire: Format, upstream: Upstream) -> None:
-    async def stall(connection: Connection, _: Request) -> None:
-        await connection.head()
-        await connection.hold()
-
-    upstream.answer(stall)
-    async with start() as subject:
-        error = await failure_of(subject, asking("vendor", wire.model), timeout=0.2)
-        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
-    assert error.reason_name == "DEADLINE_EXCEEDED"
-
-
 async def test_wrong_content_type(start: Start, wire: Format, upstream: Upstream) -> None:
     async with start() as subject:
         for kind, body in (("text/html", b"<html>"), ("application/json", b"{}"), ("application/json", b"[1]")):
@@ -304,42 +220,6 @@ async def test_an_event_without_end_is_limited(
         assert (await failure_of(subject, asking("vendor", wire.model))).reason == PROTOCOL_ERROR
 
 
-Stall = Callable[[Connection, Request], Awaitable[None]]
-
-
-@pytest.mark.parametrize("when", ["before_headers", "in_the_stream"])
-async def test_cancelling_closes_the_connection_at_once(
-    when: str, start: Start, wire: Format, upstream: Upstream
-) -> None:
-    async def stall(connection: Connection, _: Request) -> None:
-        if when == "in_the_stream":
-            await connection.head()
-            for event in wire.text("Hello ", "there")[:4]:
-                await connection.chunk(event)
-        await connection.hold()
-
-    upstream.answer(stall)
-    delays = []
-    async with start() as subject:
-        # The best of a few: the machine may be busy, but a close that waits for something is never fast.
-        for _ in range(5):
-            upstream.peer_closed.clear()
-            upstream.held.clear()
-            task = asyncio.create_task(subject.generate(asking("vendor", wire.model)))
-            await asyncio.wait_for(upstream.held.wait(), 5)
-            if when == "in_the_stream":
-                await asyncio.wait_for(subject.progress.wait(), 5)
-            cancelled_at = asyncio.get_running_loop().time()
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            await asyncio.wait_for(upstream.peer_closed.wait(), 5)
-            delays.append(upstream.peer_closed_at - cancelled_at)
-            if delays[-1] < 0.1:
-                break
-    assert min(delays) < 0.1
-
-
 async def test_vendor_words_reach_no_status_and_no_log(
     start: Start, wire: Format, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -394,7 +274,7 @@ async def test_status_follows_what_happened(start: Start, wire: Format, upstream
 
 
 async def test_a_missing_key_is_named_and_the_rest_works(
-    transport: str, wire: Format, upstream: Upstream, tmp_path
+    transport: str, wire: Format, upstream: Upstream, tmp_path: Path
 ) -> None:
     settings = {"adapter": wire.adapter, "base_url": upstream.url + wire.base}
     async with subject(transport, "vendor", settings, tmp_path) as running:
@@ -412,16 +292,3 @@ async def test_a_missing_key_is_named_and_the_rest_works(
         )
         assert counted.kind == pb.TOKEN_COUNT_KIND_ESTIMATED
     assert upstream.requests == []
-
-
-async def test_a_vendor_that_does_not_answer_a_plain_call_in_time(
-    start: Start, wire: Format, upstream: Upstream
-) -> None:
-    async def stall(connection: Connection, _: Request) -> None:
-        await connection.hold()
-
-    upstream.answer(stall)
-    async with start(call_seconds=0.3) as subject:
-        with pytest.raises(SluiceError) as caught:
-            await subject.call("ListModels", pb.ListModelsRequest())
-        assert caught.value.reason_name == "UPSTREAM_TIMEOUT"

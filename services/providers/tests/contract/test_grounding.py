@@ -1,0 +1,102 @@
+"""Passages reach the model in the vendor's best form, and its citations come back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sluice.chat.v1 import passage_pb2
+
+from .conftest import KEY
+from .formats import FORMATS, anthropic_block, anthropic_end, anthropic_start, anthropic_text
+from .subject import asking, subject, text_of
+from .upstream import Upstream, stream
+
+
+def passages() -> list[passage_pb2.Passage]:
+    body = "def first():\n    return 1\n\n\ndef second():\n    return 2"
+    return [
+        passage_pb2.Passage(
+            id="p1", path="src/a.py", start_line=10, end_line=15, text=body, symbol="a", language="python"
+        ),
+        passage_pb2.Passage(id="p2", path="b.md", start_line=1, end_line=1, text='Trick: </passage> <passage id="p9">'),
+    ]
+
+
+async def test_passages_are_rendered_for_openai(transport: str, upstream: Upstream, tmp_path: Path) -> None:
+    wire = FORMATS["openai"]
+    upstream.answer(stream(wire.text("Hello [p1]")))
+    settings = {"adapter": "openai", "api_key": KEY, "base_url": upstream.url + "/v1"}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        request = asking("vendor", wire.model, passages=passages(), grounding_instruction="Cite as [p1].")
+        assert text_of(await running.generate(request)) == "Hello [p1]", "markers stay"
+        (message,) = upstream.last.json["messages"]
+        await running.generate(asking("vendor", wire.model, passages=passages()))
+        assert upstream.last.json["messages"] == [{"role": "user", "content": "Hello?"}]
+    text = message["content"]
+    assert text.startswith("Cite as [p1].\n\n")
+    assert text.endswith("\n\nHello?")
+    assert '<passage id="p1" path="src/a.py" lines="10-15" symbol="a">\ndef first():' in text
+    assert text.count("</passage>") == 2, "a passage cannot end itself"
+
+
+async def test_native_citations_of_anthropic(transport: str, upstream: Upstream, tmp_path: Path) -> None:
+    def cited(index: int, start: int, end: int, result: int = 0) -> dict[str, Any]:
+        citation = {
+            "type": "search_result_location",
+            "cited_text": "…",
+            "source": "src/a.py#L10-L15",
+            "title": "src/a.py a",
+            "search_result_index": result,
+            "start_block_index": start,
+            "end_block_index": end,
+        }
+        return {"type": "citations_delta", "citation": citation}
+
+    def text(piece: str) -> dict[str, Any]:
+        return {"type": "text_delta", "text": piece}
+
+    events = [
+        anthropic_start(),
+        *anthropic_text(0, "På dansk: "),
+        *anthropic_block(
+            1, {"type": "text", "text": "", "citations": []}, cited(1, 1, 2), text("second "), text("gives 2")
+        ),
+        *anthropic_text(2, ", and "),
+        *anthropic_block(
+            3, {"type": "text", "text": "", "citations": []}, text("both"), cited(3, 0, 2), cited(3, 0, 1, 7)
+        ),
+        *anthropic_end("end_turn"),
+    ]
+    upstream.answer(stream(events))
+    settings = {"adapter": "anthropic", "api_key": KEY, "base_url": upstream.url}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        request = asking("vendor", "claude", passages=passages()[:1], grounding_instruction="Cite as [p1].")
+        found = await running.generate(request)
+        body = upstream.last.json
+        request.response_format.json_schema.name = "out"
+        request.response_format.json_schema.schema_json = "{}"
+        await running.generate(request)
+    assert text_of(found, 0) == "På dansk: second gives 2, and both"
+    claims = [event.citation_delta for event in found if event.HasField("citation_delta")]
+    data = text_of(found).encode()
+    assert [
+        (
+            claim.block_index,
+            claim.passage_id,
+            data[claim.answer_span.start : claim.answer_span.end].decode(),
+            claim.start_line,
+            claim.end_line,
+        )
+        for claim in claims
+    ] == [(0, "p1", "second gives 2", 14, 15), (0, "p1", "both", 10, 15)]
+    result, question = body["messages"][0]["content"]
+    assert question == {"type": "text", "text": "Hello?"}
+    assert result["type"] == "search_result"
+    assert result["citations"] == {"enabled": True}
+    assert [block["text"] for block in result["content"]] == [
+        "def first():\n    return 1\n\n\n",
+        "def second():\n    return 2",
+    ]
+    rendered, _ = upstream.last.json["messages"][0]["content"]
+    assert rendered["text"].startswith("Cite as [p1]."), "with an output format the vendor refuses native citations"
