@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 import subprocess
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +73,13 @@ class Client:
 
     async def create(self, corpus: str = "docs", **fields: Any) -> corpus_pb2.Corpus:
         request = corpus_service_pb2.CreateCorpusRequest(corpus_id=corpus, **fields)
-        return (await self.call("CreateCorpus", request)).corpus
+        response: corpus_service_pb2.CreateCorpusResponse = await self.call("CreateCorpus", request)
+        return response.corpus
 
     async def get(self, corpus: str = "docs") -> corpus_pb2.Corpus:
         request = corpus_service_pb2.GetCorpusRequest(name=f"corpora/{corpus}")
-        return (await self.call("GetCorpus", request)).corpus
+        response: corpus_service_pb2.GetCorpusResponse = await self.call("GetCorpus", request)
+        return response.corpus
 
     async def start_index(
         self, source: Path | corpus_pb2.GitSource, corpus: str = "docs", **fields: Any
@@ -88,9 +90,10 @@ class Client:
             else corpus_pb2.Source(git=source)
         )
         request = corpus_service_pb2.IndexCorpusRequest(name=f"corpora/{corpus}", source=place, **fields)
-        return (await self.call("IndexCorpus", request)).task
+        response: corpus_service_pb2.IndexCorpusResponse = await self.call("IndexCorpus", request)
+        return response.task
 
-    async def watch(self, name: str, after: int = 0) -> AsyncIterator[task_service_pb2.TaskEvent]:
+    async def watch(self, name: str, after: int = 0) -> AsyncGenerator[task_service_pb2.TaskEvent, None]:
         request = task_service_pb2.WatchTaskRequest(name=name, after_sequence=after)
         call = self._tasks.WatchTask(request, metadata=self.metadata, timeout=60)
         try:
@@ -176,6 +179,9 @@ class Embedder(EmbeddingServiceServicer):
         self.texts += request.texts
         vectors = [Embedding(values=_vector(text, self.dimensions or request.dimensions)) for text in request.texts]
         return embedding.EmbedResponse(embeddings=vectors)
+
+    async def CountTokens(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not asked here")
 
 
 def _vector(text: str, dimensions: int) -> list[float]:

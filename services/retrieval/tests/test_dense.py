@@ -4,12 +4,13 @@ import grpc
 import pytest
 
 from sluice.chat.v1.passage_pb2 import MatchKind
+from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2, search_service_pb2
 from sluice.task.v1 import task_service_pb2
 from sluice_kit.errors import SluiceError
 
-EMBEDDER = corpus_pb2.Embedder(target={"provider": "test", "model": "words"}, dimensions=32)
+EMBEDDER = corpus_pb2.Embedder(target=Target(provider="test", model="words"), dimensions=32)
 
 
 async def test_hybrid_fuses_both_and_says_how_it_found(start, source, embedder):

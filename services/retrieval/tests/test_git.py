@@ -1,7 +1,5 @@
 """Repositories: fetched bare and shallow, read blob by blob, within the operator's rules."""
 
-from pathlib import Path
-
 import pytest
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -14,7 +12,7 @@ R = ErrorReason
 
 
 @pytest.fixture
-def repository(source, git) -> Path:
+def repository(source, git):
     """The small project as a repository with a branch, a tag, and all that must not be read."""
     git(source, "init", "-q", "-b", "main")
     (source / ".gitattributes").write_text("*.txt export-ignore\n")

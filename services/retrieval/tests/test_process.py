@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sluice.chat.v1.target_pb2 import Target
 from sluice.retrieval.v1 import corpus_pb2
 from sluice.task.v1 import task_service_pb2
 from sluice_kit.config import ConfigError
@@ -19,7 +20,7 @@ from sluice_kit.main import EXIT_BIND, EXIT_CONFIG
 from sluice_kit.testing import document_of
 from sluice_retrieval.service import RetrievalService
 
-EMBEDDER = corpus_pb2.Embedder(target={"provider": "test", "model": "words"}, dimensions=32)
+EMBEDDER = corpus_pb2.Embedder(target=Target(provider="test", model="words"), dimensions=32)
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import signal
 
 import pytest
 
+from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2, corpus_service_pb2
 from sluice.task.v1 import task_service_pb2 as pb
 from sluice_kit.errors import SluiceError
 
 R = ErrorReason
-EMBEDDER = corpus_pb2.Embedder(target={"provider": "test", "model": "words"}, dimensions=32)
+EMBEDDER = corpus_pb2.Embedder(target=Target(provider="test", model="words"), dimensions=32)
 
 
 def gateway(embedder, **settings):

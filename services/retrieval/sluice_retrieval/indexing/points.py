@@ -13,7 +13,7 @@ from sluice_retrieval.text.bm25 import document_vector
 from sluice_retrieval.text.lines import decode, join_lines, split_lines, text_sha256
 
 _PATH_TIMES: Final = 1
-_SYMBOL_TIMES: Final = 2
+_SYMBOL_TIMES: Final = 3
 _CONTEXT_TIMES: Final = 1
 MAX_EMBEDDED_CHARS: Final = 6000
 """Characters of a chunk that are embedded; more would not fit common models."""

@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 
 from sluice_retrieval.text.words import words, words_of
 
-K1: Final = 1.2
+K1: Final = 1.5
 """How fast repeats of a term stop counting."""
-B: Final = 0.6
+B: Final = 0.75
 """How much long chunks are held back, 0 to 1."""
-AVERAGE_TERMS: Final = 160.0
+AVERAGE_TERMS: Final = 80.0
 """Terms in a usual chunk, its context included."""
 MAX_QUERY_TERMS: Final = 192
 """Distinct terms of a question that count; the rest of a longer one is left out."""
