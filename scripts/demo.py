@@ -165,4 +165,5 @@ if __name__ == "__main__":
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:
-        raise SystemExit("demo: interrupted; everything is stopped") from None
+        print("demo: interrupted; everything is stopped", file=sys.stderr)
+        raise SystemExit(130) from None
