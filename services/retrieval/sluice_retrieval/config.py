@@ -53,6 +53,8 @@ class GitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hosts that https addresses may name; `*` for any. Each must have public addresses only."""
     private_hosts: tuple[str, ...] = ()
     """Hosts that may be fetched from although their addresses are not public, e.g. a GitLab of one's own."""
+    ca_file: str | None = None
+    """Certificates that hosts are checked against, in PEM, relative to the configuration file. Unset: the system's."""
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

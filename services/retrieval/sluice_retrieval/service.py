@@ -59,7 +59,10 @@ class RetrievalService:
         self.store = EdgeStore(folder / "vectors")
         self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None)
         self.policy = policy = SourcePolicy(
-            _roots(document, config, auth), config.git.allowed_hosts, config.git.private_hosts
+            _roots(document, config, auth),
+            config.git.allowed_hosts,
+            config.git.private_hosts,
+            document.resolve(config.git.ca_file) if config.git.ca_file is not None else None,
         )
         indexer = Indexer(self.database, self.store, self._embeddings, policy, folder, config.limits, sizes)
         self.runner = TaskRunner(self.database, {KIND: indexer.run}, config.concurrent_tasks)

@@ -194,6 +194,7 @@ class Indexer:
         if isinstance(where, AllowedRepository):
             question.url, question.revision = where.url, where.revision
             question.host, question.port, question.addresses = where.host, where.port, where.addresses
+            question.ca_file = where.ca_file
         return question
 
     async def _begin(self, corpus: CorpusRow, request: pb.IndexCorpusRequest) -> Generation:

@@ -30,6 +30,7 @@ class Open(msgspec.Struct, tag=True):
     host: str = ""
     port: int = 0
     addresses: tuple[str, ...] = ()
+    ca_file: str | None = None
     include: list[str] = []
     exclude: list[str] = []
     dry_run: bool = False

@@ -49,7 +49,14 @@ class Worker:
         if not question.url:
             self._files = read_folder(root, filters, budget)
             return wire.Opened("")
-        reader = GitReader(root, budget, host=question.host, port=question.port, addresses=question.addresses)
+        reader = GitReader(
+            root,
+            budget,
+            host=question.host,
+            port=question.port,
+            addresses=question.addresses,
+            ca_file=question.ca_file,
+        )
         commit = reader.fetch(question.url, question.revision)
         self._files = reader.files(commit, filters)
         return wire.Opened(commit)

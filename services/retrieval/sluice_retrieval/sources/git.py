@@ -26,10 +26,21 @@ _POLL_SECONDS: Final = 0.2
 class GitReader:
     """One repository, fetched into a folder of its own. Blocking: use it in a child."""
 
-    def __init__(self, folder: Path, budget: Budget, *, host: str, port: int, addresses: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        budget: Budget,
+        *,
+        host: str,
+        port: int,
+        addresses: Sequence[str],
+        ca_file: str | None = None,
+    ) -> None:
+        """`host` is empty for a repository on this machine. `ca_file` None: the system's certificates."""
         self._folder = folder
         self._budget = budget
         self._remote = bool(host)
+        self._ca_file = ca_file
         self._resolve = f"{host}:{port}:{','.join(addresses)}" if host else ""
 
     def fetch(self, url: str, revision: str | None) -> str:
@@ -128,6 +139,8 @@ class GitReader:
         if self._resolve:
             # The name was looked up and checked once; git must not look it up again and find another place.
             settings["http.curloptResolve"] = self._resolve
+        if self._ca_file is not None:
+            settings["http.sslCAInfo"] = self._ca_file
         return [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
 
     def _start(self, *words: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:

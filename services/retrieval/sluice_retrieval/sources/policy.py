@@ -36,16 +36,25 @@ class AllowedRepository:
     port: int = 0
     addresses: tuple[str, ...] = ()
     """The host's addresses, which the fetch is held to."""
+    ca_file: str | None = None
+    """Certificates that the host is checked against. None: the system's."""
     folder: Path | None = None
 
 
 class SourcePolicy:
     """The operator's rules. `roots` are real paths; hosts are lower case, `*` among the allowed is any."""
 
-    def __init__(self, roots: Sequence[Path], allowed_hosts: Sequence[str], private_hosts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        allowed_hosts: Sequence[str],
+        private_hosts: Sequence[str],
+        ca_file: Path | None = None,
+    ) -> None:
         self._roots = tuple(root.resolve() for root in roots)
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
         self._private_hosts = frozenset(host.lower() for host in private_hosts)
+        self._ca_file = str(ca_file) if ca_file is not None else None
 
     @property
     def roots(self) -> tuple[Path, ...]:
@@ -115,7 +124,9 @@ class SourcePolicy:
             raise _not_allowed(
                 f"the operator does not allow repositories on {host} (retrieval.git.allowed_hosts)", "allowed_hosts"
             )
-        return AllowedRepository(url, revision, host, port, _addresses(host, port, private=private))
+        return AllowedRepository(
+            url, revision, host, port, _addresses(host, port, private=private), ca_file=self._ca_file
+        )
 
 
 def _addresses(host: str, port: int, *, private: bool) -> tuple[str, ...]:
