@@ -54,10 +54,11 @@ async def test_sigterm_lets_an_attempt_finish(tmp_path: Path) -> None:
         call = provider_service_pb2_grpc.ProviderServiceStub(channel).Generate(
             asking("scripted", "text?tokens=10&delay_ms=30"), timeout=20
         )
-        batches = [await call.read(), await call.read()]
-        process.terminate()
+        batches = []
         async for batch in call:
             batches.append(batch)
+            if len(batches) == 2:
+                process.terminate()
     assert batches[-1].events[-1].HasField("completed")
     assert await asyncio.wait_for(process.wait(), 20) == 0
 
