@@ -1,7 +1,7 @@
 """Runs what the pages show: the commands in their consoles, their Python, and their YAML.
 
 A page shows commands in a block of the language `console`: a line that begins with `$ ` is a command, lines with `> `
-continue it, and what follows is its output. A block runs in one shell, in a copy of the repository, against one mesh.
+continue it, and what follows is its output. (A bare list of `sluice` commands counts too.) A block runs in one shell, in a copy of the repository, against one mesh.
 A comment directly above a block changes what is expected of it:
 
     <!-- sample -->       the output is of one run; half of its lines must come again
@@ -56,6 +56,14 @@ class Block:
         return f"{self.page}:{self.line}"
 
     @property
+    def is_console(self) -> bool:
+        """Whether it shows commands: by its language, or because it is a bare list of them."""
+        lines = self.body.splitlines()
+        return self.language == "console" or (
+            not self.language and bool(lines) and all(line.startswith("sluice ") for line in lines)
+        )
+
+    @property
     def not_run(self) -> str | None:
         """Why it is not run; None if it is."""
         _, marked, reason = self.note.partition("not run:")
@@ -89,6 +97,8 @@ def blocks(page: Path) -> list[Block]:
 
 def commands(block: Block) -> list[Command]:
     """Returns the commands of a console."""
+    if block.language != "console":
+        return [Command(line) for line in block.body.splitlines()]
     found: list[Command] = []
     continues = False
     for line in block.body.splitlines():
@@ -158,7 +168,8 @@ class RunningMesh:
             )
             assert match, f"{block}: the shell ended before or in `{command.text}`:\n{printed}"
             output, code = match[1].replace(self.address, ADDRESS), int(match[2])
-            assert (code != 0) == (block.note == "fails"), f"{block}: `{command.text}` ended with {code}:\n{output}"
+            fails = block.note == "fails" or (block.language != "console" and "fault=" in command.text)
+            assert (code != 0) == fails, f"{block}: `{command.text}` ended with {code}:\n{output}"
             missing = missing_lines(command.output, output)
             allowed = sum(bool(line.strip("… ")) for line in command.output) // 2 if block.note == "sample" else 0
             assert len(missing) <= allowed, f"{block}: `{command.text}` did not print {missing}, but:\n{output}"

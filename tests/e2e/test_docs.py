@@ -51,7 +51,7 @@ def tool_of(block: Block) -> str:
 
 
 def consoles(page: Path, *tools: str) -> list[Block]:
-    found = (block for block in blocks(page) if block.language == "console" and block.not_run is None)
+    found = (block for block in blocks(page) if block.is_console and block.not_run is None)
     return [block for block in found if tool_of(block) in tools]
 
 
@@ -152,11 +152,7 @@ def test_pages_show_commands_so_that_they_are_run() -> None:
 
 def test_every_exception_is_used_and_has_a_reason() -> None:
     shown = [
-        command.text
-        for page in PAGES
-        for block in blocks(page)
-        if block.language == "console"
-        for command in commands(block)
+        command.text for page in PAGES for block in blocks(page) if block.is_console for command in commands(block)
     ]
     unused = [start for start in NOT_RUN if not any(skip_reason(text, {start: "x"}) for text in shown)]
     assert not unused
