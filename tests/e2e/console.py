@@ -1,7 +1,8 @@
 """Runs what the pages show: the commands in their consoles, their Python, and their YAML.
 
 A page shows commands in a block of the language `console`: a line that begins with `$ ` is a command, lines with `> `
-continue it, and what follows is its output. (A bare list of `sluice` commands counts too.) A block runs in one shell, in a copy of the repository, against one mesh.
+continue it, and what follows is its output. A bare list of `sluice` commands counts, too. A block runs in one shell, in
+a copy of the repository, against one mesh.
 A comment directly above a block changes what is expected of it:
 
     <!-- sample -->       the output is of one run; half of its lines must come again

@@ -1,11 +1,15 @@
-"""The clients in Node and Go do the README's quickstart, where their toolchain is present."""
+"""The clients in Node and Go do the README's quickstart, with a key, where their toolchain is present."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,8 +42,15 @@ needs_go = pytest.mark.skipif(GO_IS_MISSING != "", reason=GO_IS_MISSING or "Go i
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     folder = tmp_path_factory.mktemp("quickstarts")
-    settings = f"retrieval: {{allowed_roots: [{folder}]}}\nproviders: {{extractive: {{}}}}\n"
-    with running_mesh(folder, settings) as running:
+    key = secrets.token_urlsafe(32)
+    row = {"id": "test", "sha256": hashlib.sha256(key.encode()).hexdigest(), "tenant": "tides", "roles": ["editor"]}
+    (folder / "keys.yaml").write_text(json.dumps({"keys": [row]}), encoding="utf-8")
+    settings = (
+        f"retrieval: {{allowed_roots: [{folder}]}}\nproviders: {{extractive: {{}}}}\n"
+        "auth: {mode: keys, keys_file: keys.yaml}\n"
+    )
+    with running_mesh(folder, settings) as open_mesh:
+        running = replace(open_mesh, environment={**open_mesh.environment, "SLUICE_API_KEY": key})
         notes = running.checkout / "notes"
         notes.mkdir()
         (notes / "tides.md").write_text("# Tides\n\nThe sluice opens at low tide.\n", encoding="utf-8")
@@ -54,7 +65,7 @@ def quickstart(mesh: RunningMesh, language: str) -> None:
 
 
 def check_client(mesh: RunningMesh, command: str) -> None:
-    """Asks about a folder of our own, so that what is cited is known; then makes the same client fail."""
+    """Asks about a folder of our own, so that what is cited is known; then makes the same client fail, twice."""
     printed = mesh.shell(f'{command} "$PWD/notes" "{QUESTION}"')
     assert "The sluice opens at low tide." in printed
     assert re.search(r"^tides\.md:\d+-3 VERIFIED$", printed, re.MULTILINE), printed
@@ -62,6 +73,8 @@ def check_client(mesh: RunningMesh, command: str) -> None:
     refused = mesh.shell(f'{command} /etc "{QUESTION}"; echo code $?')
     assert re.search(r"^SOURCE_NOT_ALLOWED: .+", refused, re.MULTILINE), refused
     assert re.search(r"^code 1$", refused, re.MULTILINE), refused
+    strange = mesh.shell(f'SLUICE_API_KEY=wrong {command} "$PWD/notes" "{QUESTION}"')
+    assert re.search(r"^UNAUTHENTICATED: this key is not known$", strange, re.MULTILINE), strange
 
 
 @needs_node
