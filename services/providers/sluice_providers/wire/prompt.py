@@ -23,18 +23,15 @@ def render_passages(request: pb.GenerateRequest) -> str:
 
 
 def _render(passage: passage_pb2.Passage) -> str:
-    symbol = f' symbol="{_attribute(passage.symbol)}"' if passage.symbol else ""
-    head = (
-        f'<passage id="{_attribute(passage.id)}" path="{_attribute(passage.path)}" '
-        f'lines="{passage.start_line}-{passage.end_line}"{symbol}>'
-    )
+    symbol = f" ({_one_line(passage.symbol)})" if passage.symbol else ""
+    head = f"[{passage.id}] {_one_line(passage.path)}, lines {passage.start_line}-{passage.end_line}{symbol}"
     # A file must not be able to end its own passage and go on in the gateway's voice.
     body = passage.text.rstrip("\n").replace(_END_TAG, "<\\/passage")
-    return f"{head}\n{body}\n</passage>"
+    return f"{head}\n<passage>\n{body}\n</passage>"
 
 
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace("\n", " ")
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def parse_json(text: str, field: str) -> Any:

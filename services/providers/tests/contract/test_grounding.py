@@ -36,7 +36,7 @@ async def test_passages_are_rendered_for_openai(transport: str, upstream: Upstre
     text = message["content"]
     assert text.startswith("Cite as [p1].\n\n")
     assert text.endswith("\n\nHello?")
-    assert '<passage id="p1" path="src/a.py" lines="10-15" symbol="a">\ndef first():' in text
+    assert "[p1] src/a.py, lines 10-15 (a)\n<passage>\ndef first():" in text
     assert text.count("</passage>") == 2, "a passage cannot end itself"
 
 
