@@ -161,11 +161,6 @@ SHORT_FORMS: Final[Mapping[str, str]] = {
 """Models that need no configuration, with a description."""
 
 
-def is_short(model: str) -> bool:
-    """Tells whether a model's id is a short form."""
-    return model.partition("?")[0] in SHORT_FORMS
-
-
 def script_for(model: str, named: Mapping[str, Script], request: pb.GenerateRequest) -> Script | None:
     """Returns the script that a model's id stands for; None if it stands for none. Raises ScriptError."""
     if model in named:

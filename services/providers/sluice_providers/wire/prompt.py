@@ -1,7 +1,6 @@
 """What every wire format needs of a prompt: passages as text, JSON in texts, and parts that stand where they may not."""
 
 import base64
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -93,8 +92,3 @@ def _plain(value: struct_pb2.Value) -> Any:
     if kind == "null_value" or kind is None:
         return None
     return getattr(value, kind)
-
-
-def joined_text(parts: Iterable[message_pb2.Part]) -> str:
-    """Returns the text parts as one text."""
-    return "\n".join(part.text for part in parts if part.WhichOneof("kind") == "text")
