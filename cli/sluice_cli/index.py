@@ -4,7 +4,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,6 +12,8 @@ from sluice_cli import output, session
 from sluice_cli.options import EXIT_FAILURE, EXIT_USAGE, Address, Exclude, Include, Json, Key
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from sluice.retrieval.v1.corpus_pb2 import PathFilters, Source
     from sluice.retrieval.v1.corpus_service_pb2 import IndexResult
     from sluice.task.v1.task_service_pb2 import Task
@@ -134,8 +136,8 @@ async def _index(
     dry_run: bool,
     quiet: bool,
 ) -> "Task":
-    import asyncio
-
+    """Indexes and returns the task as it ended. A corpus made for it goes again unless something was indexed into it."""
+    from sluice.task.v1.task_service_pb2 import TASK_STATE_SUCCEEDED
     from sluice_kit.errors import NotFoundError
 
     made = False
@@ -144,15 +146,14 @@ async def _index(
     except NotFoundError:
         await client.create_corpus(identity)
         made = True
-    finished = False
+    keep = False
     try:
         task = await client.index_corpus(identity, source, filters=filters, dry_run=dry_run)
         task = await _watch(client, task.name, quiet=quiet)
-        finished = not dry_run
+        keep = not dry_run and task.state == TASK_STATE_SUCCEEDED
     finally:
-        if made and not finished:
-            # Nothing was indexed into the corpus that this command made, so it leaves none behind.
-            await asyncio.wait_for(client.delete_corpus(identity), _CANCEL_SECONDS)
+        if made and not keep:
+            await _cleaning(client.delete_corpus(identity), f"the empty corpus {identity} stays")
     return task
 
 
@@ -164,10 +165,28 @@ async def _watch(client: "SluiceClient", name: str, *, quiet: bool) -> "Task":
     try:
         return await follow(client, name, quiet=quiet)
     except asyncio.CancelledError:
-        await asyncio.wait_for(client.cancel_task(name), _CANCEL_SECONDS)
-        await asyncio.wait_for(client.watch_task(name).result(), _CANCEL_SECONDS)
-        output.say(f"cancelled {name}")
+
+        async def cancel() -> None:
+            await client.cancel_task(name)
+            await client.watch_task(name).result()
+
+        if await _cleaning(cancel(), f"{name} may still run; see `sluice tasks show {name}`"):
+            output.say(f"cancelled {name}")
         raise
+
+
+async def _cleaning(work: "Coroutine[Any, Any, None]", otherwise: str) -> bool:
+    """Does what is due on the way out. Its failure is told, and hides nothing of what led here."""
+    import asyncio
+
+    from sluice_kit.errors import SluiceError
+
+    try:
+        await asyncio.wait_for(work, _CANCEL_SECONDS)
+    except (SluiceError, TimeoutError) as error:
+        output.say(f"note: {otherwise} ({getattr(error, 'message', 'no answer in time')})")
+        return False
+    return True
 
 
 def _report(task: "Task", seconds: float, *, dry_run: bool, as_json: bool) -> None:

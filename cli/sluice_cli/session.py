@@ -44,7 +44,8 @@ def run(
             terminated = True
             task.cancel()
 
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+        if sys.platform != "win32":  # where loops have no signal handlers
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
         retry = RetryPolicy(patience=PATIENCE_SECONDS)
         async with SluiceClient(target.address, target.key, target.tls or None, retry=retry) as client:
             try:

@@ -188,6 +188,6 @@ def test_on_a_terminal_there_is_a_table(tmp_path: Path) -> None:
     state += ["--set", "providers.openai.adapter=openai"]
     code, screen = on_terminal(["up", "--port", "0", *state], variables, stop_at="ready at")
     assert code == 0
-    for word in ("service", "gateway", "retrieval", "missing: OPENAI_API_KEY", "logs/gateway.log"):
+    for word in ("service", "gateway", "retrieval", "missing: OPENAI_API_KEY", "gateway.log", f"{tmp_path}/state"):
         assert word in screen
     assert "\x1b[" in screen

@@ -19,6 +19,7 @@ _STYLES: Final[Mapping[State, str]] = {
     State.MISCONFIGURED: "red",
     State.STOPPING: "yellow",
 }
+_ORDER: Final = ("gateway", "retrieval", "provider")
 
 
 class Board(Protocol):
@@ -42,6 +43,8 @@ class Board(Protocol):
 
 def note(child: Child) -> str:
     """Returns what a person should know of a process: what is missing, why it crashed."""
+    if child.status.state in (State.STOPPING, State.STOPPED):
+        return ""
     parts = [f"missing: {', '.join(child.status.missing)}"] if child.status.missing else []
     if child.status.detail and not (child.status.missing and child.status.state == State.UP):
         parts.append(child.status.detail)
@@ -53,7 +56,7 @@ def note(child: Child) -> str:
 def where(child: Child) -> str:
     """Returns the address of a process, Unix sockets by the file's name."""
     address = child.spec.address
-    return f"unix:…/{Path(address).name}" if address.startswith("unix:") else address
+    return f"…/{Path(address).name}" if address.startswith("unix:") else address
 
 
 class LiveBoard:
@@ -65,13 +68,15 @@ class LiveBoard:
         self._children: Sequence[Child] = ()
         self._elsewhere = elsewhere
         self._footer = "starting…"
+        self._logs = ""
         self._console = output.console(stderr=True)
         self._live = Live(console=self._console, auto_refresh=False)
         self._live.start()
 
     def begin(self, children: Sequence[Child]) -> None:
-        """Shows the processes, in this order."""
-        self._children = children
+        """Shows the processes: the door first, then what is behind it."""
+        self._children = sorted(children, key=lambda child: (_ORDER.index(child.spec.kind), child.name))
+        self._logs = ", ".join(sorted({str(child.log.path.parent) for child in children}))
         self._draw()
 
     def changed(self, child: Child) -> None:
@@ -104,7 +109,7 @@ class LiveBoard:
             box=box.SIMPLE_HEAD,
             header_style="bold",
             pad_edge=False,
-            caption=Text(self._footer, style="dim"),
+            caption=Text.assemble((f"logs in {self._logs}\n", "dim"), self._footer),
             caption_justify="left",
         )
         for header in ("service", "state", "where", "pid", "note", "log"):
@@ -117,9 +122,9 @@ class LiveBoard:
                 where(child),
                 str(child.status.pid or ""),
                 Text(note(child)),
-                Text(f"{child.log.path.parent.name}/{child.log.path.name}", style="dim"),
+                Text(child.log.path.name, style="dim"),
             )
-        for name, place in self._elsewhere.items():
+        for name, place in sorted(self._elsewhere.items()):
             table.add_row(name, Text("elsewhere", style="dim"), place, "", "", "")
         return table
 
