@@ -1,5 +1,6 @@
 """Texts by their hash, one file each, in a folder for each tenant."""
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -22,8 +23,10 @@ class BlobFolder:
         """Keeps the bytes and returns their lower-case hex SHA-256."""
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
-        if path.exists():
-            return digest
+        with contextlib.suppress(FileNotFoundError):
+            # One that a crash of the machine left short is written again.
+            if path.stat().st_size == len(data):
+                return digest
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:

@@ -1,10 +1,12 @@
 """Passages: the right ones, whole lines, in order, within limits."""
 
+import asyncio
 import hashlib
 
 import pytest
 
 from sluice.chat.v1.passage_pb2 import MatchKind
+from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2, search_service_pb2
 from sluice_kit.errors import SluiceError
@@ -156,3 +158,45 @@ async def test_tenants_see_and_change_nothing_of_each_other(client, source, tmp_
     with pytest.raises(SluiceError) as failure:
         await other.ended(task.name)
     assert failure.value.reason == ErrorReason.ERROR_REASON_NOT_FOUND
+
+
+async def test_while_an_index_is_made_the_old_one_answers(start, source, embedder):
+    async with start({"gateway": {"address": embedder.address}}) as client:
+        target = Target(provider="test", model="words")
+        await client.create(embedder=corpus_pb2.Embedder(target=target, dimensions=32))
+        first = await client.index(source)
+        words = search_service_pb2.SEARCH_MODE_SPARSE
+        before = await client.search("descale kettle", mode=words)
+        (source / "notes.txt").write_text("Polish the samovar.\n")
+        embedder.called.clear()
+        embedder.gate.clear()
+        task = await client.start_index(source)
+        await asyncio.wait_for(embedder.called.wait(), 30)
+        assert await client.search("descale kettle", mode=words) == before
+        assert await client.search("samovar", mode=words) == []
+        assert (await client.get()).revision == first.corpus.revision
+        embedder.gate.set()
+        await client.ended(task.name)
+        assert [passage.path for passage in await client.search("samovar", mode=words)] == ["notes.txt"]
+
+
+async def test_an_index_that_was_lost_is_named_and_made_again(client, source, tmp_path):
+    await client.index(source)
+    before = await client.search("brew tea")
+    await client.service.store.keep_only([])
+    with pytest.raises(SluiceError) as failure:
+        await client.search("brew tea")
+    assert failure.value.reason == ErrorReason.ERROR_REASON_STORE_UNAVAILABLE
+    assert "index it again" in failure.value.message
+    await client.index(source)
+    assert await client.search("brew tea") == before
+
+
+async def test_a_text_that_was_damaged_is_left_out(client, source, tmp_path):
+    await client.index(source)
+    (oil, *_) = await client.search("descale")
+    blob = next((tmp_path / ".state" / "retrieval" / "blobs").glob(f"*/*/{oil.blob_sha256}"))
+    blob.write_bytes(b"Descale the kettle never.\n")
+    client.service._search._searcher._texts._cache.clear()
+    assert await client.search("descale") == []
+    assert await client.verify(oil) == ["REVISION_EXPIRED"]

@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 
 KIND: Final = "index_corpus"
 _READ_FILES: Final = 128
-_CUT_FILES: Final = 64
-_CUT_BYTES: Final = 512 * 1024
+_CUT_FILES: Final = 32
+_CUT_BYTES: Final = 192 * 1024
 _BUILD_TRIES: Final = 3
 _PAGE: Final = 1000
 _READ_SHARE: Final = 0.1

@@ -18,7 +18,7 @@ _ALIKE: Final = 0.85
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Lines of a file that match. `lines` are those of the whole file."""
+    """Lines of a file that match. `lines` are those of the whole file, once they were read."""
 
     corpus: str
     path: str
@@ -30,7 +30,7 @@ class Candidate:
     language: str
     score: float
     match: "MatchKind.ValueType"
-    lines: Sequence[str]
+    lines: Sequence[str] = ()
 
     @property
     def text(self) -> str:
@@ -104,17 +104,45 @@ def _common(first: str, second: str) -> str:
     return separator.join(parts)
 
 
-def drop_alike(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """Leaves out passages that say nearly the same as a better one, such as copies of a file."""
-    kept: list[Candidate] = []
-    shapes: list[frozenset[str]] = []
-    for candidate in ranked:
-        shape = frozenset(filter(None, (line.strip() for line in candidate.text.splitlines())))
-        if any(_alike(shape, other) for other in shapes):
-            continue
-        kept.append(candidate)
-        shapes.append(shape)
-    return kept
+class Selection:
+    """Takes the best passages that are offered, in order: none that repeats a better one, such as a copy of a file, none
+    that the budget has no room for. If not even one fits, the best one is cut after the lines that do."""
+
+    def __init__(self, top_k: int, token_budget: int | None) -> None:
+        self._top_k = top_k
+        self._budget = token_budget
+        self._left = token_budget
+        self._taken: list[Candidate] = []
+        self._shapes: list[frozenset[str]] = []
+        self._best: Candidate | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether more need not be offered."""
+        return len(self._taken) >= self._top_k
+
+    def offer(self, candidate: Candidate) -> None:
+        """Takes a candidate, or not. It needs its lines."""
+        text = candidate.text
+        shape = frozenset(filter(None, map(str.strip, text.splitlines())))
+        if self.full or any(_alike(shape, other) for other in self._shapes):
+            return
+        self._shapes.append(shape)
+        if self._best is None:
+            self._best = candidate
+        if self._left is not None:
+            tokens = estimate_tokens(text)
+            if tokens > self._left:
+                return
+            self._left -= tokens
+        self._taken.append(candidate)
+
+    def result(self) -> list[Candidate]:
+        """Returns what was taken, best first."""
+        if not self._taken and self._best is not None and self._budget is not None:
+            shorter = _shortened(self._best, self._budget)
+            return [shorter] if shorter is not None else []
+        return self._taken
 
 
 def _alike(first: frozenset[str], second: frozenset[str]) -> bool:
@@ -124,26 +152,6 @@ def _alike(first: frozenset[str], second: frozenset[str]) -> bool:
         return False
     shared = len(first & second)
     return shared >= _ALIKE * (len(first) + len(second) - shared)
-
-
-def within_budget(ranked: Sequence[Candidate], top_k: int, token_budget: int | None) -> list[Candidate]:
-    """Takes the best that fit. If not even one fits, the best one is cut after the lines that do."""
-    taken: list[Candidate] = []
-    left = token_budget
-    for candidate in ranked:
-        if len(taken) == top_k:
-            break
-        if left is not None:
-            tokens = estimate_tokens(candidate.text)
-            if tokens > left:
-                continue
-            left -= tokens
-        taken.append(candidate)
-    if not taken and ranked and token_budget is not None:
-        shorter = _shortened(ranked[0], token_budget)
-        if shorter is not None:
-            taken.append(shorter)
-    return taken
 
 
 def _shortened(candidate: Candidate, token_budget: int) -> Candidate | None:

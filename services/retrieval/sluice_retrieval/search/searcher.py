@@ -16,7 +16,7 @@ from sluice_retrieval.indexing.indexer import embedder_of
 from sluice_retrieval.names import corpus_id_of
 from sluice_retrieval.records import corpora as rows
 from sluice_retrieval.records.database import Database
-from sluice_retrieval.search.candidates import Candidate, drop_alike, merge_neighbours, within_budget
+from sluice_retrieval.search.candidates import Candidate, Selection, merge_neighbours
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.sources.patterns import PathFilter
 from sluice_retrieval.store.base import Generation, Hit, Payload, Query, Store
@@ -73,10 +73,14 @@ class Searcher:
             *(self._candidates(place, words, filters, request.pinned_paths, top_k, call) for place in places)
         )
         found = [candidate for part in _comparable(places, parts) for candidate in part]
-        ranked = drop_alike(merge_neighbours(found))
-        budget = request.token_budget if request.HasField("token_budget") else None
-        taken = within_budget(ranked, top_k, budget)
-        return [_passage(number, candidate) for number, candidate in enumerate(taken, 1)]
+        selection = Selection(top_k, request.token_budget if request.HasField("token_budget") else None)
+        for candidate in merge_neighbours(found):
+            lines = await self._texts.lines(call.tenant, candidate.blob_sha256)
+            if lines is not None:
+                selection.offer(replace(candidate, lines=lines))
+            if selection.full:
+                break
+        return [_passage(number, candidate) for number, candidate in enumerate(selection.result(), 1)]
 
     async def _place(self, call: Call, name: str) -> _Place:
         corpus, seen = await self._database.read(lambda session: rows.visible(session, call.tenant, corpus_id_of(name)))
@@ -135,12 +139,7 @@ class Searcher:
         for path in pinned:
             # What the request pins, it wants: the filters are for the rest.
             found += await self._pinned(place, path, words)
-        candidates: list[Candidate] = []
-        for payload, score, kind in found:
-            lines = await self._texts.lines(place.generation.tenant, payload.blob_sha256)
-            if lines is not None:
-                candidates.append(_candidate(place, payload, score, kind, lines))
-        return candidates
+        return [_candidate(place, payload, score, kind) for payload, score, kind in found]
 
     async def _pinned(
         self, place: _Place, path: str, words: SparseVector
@@ -196,9 +195,7 @@ def _kind(hit: Hit) -> "_Kind.ValueType":
     return _Kind.MATCH_KIND_DENSE if hit.dense else _Kind.MATCH_KIND_SPARSE
 
 
-def _candidate(
-    place: _Place, payload: Payload, score: float, kind: "_Kind.ValueType", lines: Sequence[str]
-) -> Candidate:
+def _candidate(place: _Place, payload: Payload, score: float, kind: "_Kind.ValueType") -> Candidate:
     return Candidate(
         corpus=place.name,
         path=payload.path,
@@ -210,7 +207,6 @@ def _candidate(
         language=payload.language,
         score=score,
         match=kind,
-        lines=lines,
     )
 
 

@@ -9,12 +9,11 @@ chunk depends on nothing but the chunk, which is what makes re-indexing a part e
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from sluice_retrieval.text.words import words, words_of
+from sluice_retrieval.text.words import names, words_of
 
 K1: Final = 1.5
 """How fast repeats of a term stop counting."""
@@ -33,41 +32,39 @@ class SparseVector(NamedTuple):
     values: list[float]
 
 
-@lru_cache(maxsize=400_000)
 def term_id(word: str) -> int:
     """Returns the word's id, 0 to 2^32 - 1, the same in every process and version."""
     return zlib.crc32(word.encode("utf-8", errors="surrogatepass"))
 
 
+@lru_cache(maxsize=65_536)
+def _terms_of(name: str) -> tuple[int, ...]:
+    """Returns the ids of the words that a name stands for. Code repeats its names, so most are remembered."""
+    return tuple(map(term_id, words_of(name)))
+
+
 def document_vector(weighted: Iterable[tuple[str, int]]) -> SparseVector:
     """Returns the vector of a chunk from its texts, each with how many times it counts."""
-    counts: Counter[str] = Counter()
+    counts: dict[int, int] = {}
+    length = 0
     for text, times in weighted:
-        for word in words(text):
-            counts[word] += times
-    length = sum(counts.values())
+        for name in names(text):
+            terms = _terms_of(name)
+            length += times * len(terms)
+            for term in terms:
+                counts[term] = counts.get(term, 0) + times
     norm = K1 * (1 - B + B * length / AVERAGE_TERMS)
-    weights: dict[int, float] = {}
-    for word, count in counts.items():
-        key = term_id(word)
-        # Two words with one id count as one term; the larger weight stands.
-        weights[key] = max(weights.get(key, 0.0), count * (K1 + 1) / (count + norm))
-    indices = sorted(weights)
-    return SparseVector(indices, [weights[key] for key in indices])
+    indices = sorted(counts)
+    return SparseVector(indices, [count * (K1 + 1) / (count + norm) for count in map(counts.__getitem__, indices)])
 
 
 def query_vector(text: str) -> SparseVector:
     """Returns the vector of a question. Empty if no word of it counts."""
     terms: dict[int, None] = {}
-    for word in words(text):
-        terms.setdefault(term_id(word))
+    for name in names(text):
+        for term in _terms_of(name):
+            terms.setdefault(term)
         if len(terms) >= MAX_QUERY_TERMS:
             break
     indices = sorted(terms)
     return SparseVector(indices, [1.0] * len(indices))
-
-
-def clear_caches() -> None:
-    """Frees what was remembered of words, after a large piece of work."""
-    term_id.cache_clear()
-    words_of.cache_clear()

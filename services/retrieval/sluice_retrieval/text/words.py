@@ -7,7 +7,6 @@ both sides alike.
 """
 
 import re
-from functools import lru_cache
 from typing import Final
 
 _NAME: Final = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*|\d+(?:\.\d+)*")
@@ -26,7 +25,6 @@ STOP_WORDS: Final = frozenset(_STOP_WORDS.split())
 """Left out of texts and questions. None is a keyword that people search code for, such as `not` or `while`."""
 
 
-@lru_cache(maxsize=200_000)
 def words_of(name: str) -> tuple[str, ...]:
     """Returns the words that one name stands for: itself if it has parts, and its parts."""
     found: list[str] = []
@@ -67,6 +65,12 @@ def stem(word: str) -> str:
 def words(text: str) -> list[str]:
     """Returns the words of a text, in order, repeats included."""
     found: list[str] = []
-    for name in _NAME.findall(text):
+    for name in names(text):
         found += words_of(name)
+    return found
+
+
+def names(text: str) -> list[str]:
+    """Returns the names and numbers of a text, unsplit, in order, repeats included."""
+    found: list[str] = _NAME.findall(text)
     return found
