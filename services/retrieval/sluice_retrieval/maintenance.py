@@ -13,7 +13,7 @@ from sluice_retrieval.blobs import BlobFolder, tenant_folder
 from sluice_retrieval.names import now
 from sluice_retrieval.records import corpora, tasks
 from sluice_retrieval.records.database import Database
-from sluice_retrieval.records.models import DocumentRow, GenerationRow
+from sluice_retrieval.records.models import CorpusRow, DocumentRow, GenerationRow
 from sluice_retrieval.store.base import Generation, Store
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,9 @@ class Maintenance:
         self._database = database
         self._store = store
         self._folder = folder
+        self._blobs = folder / "blobs"
+        self._marked: set[str] = set()
+        self._everyone = True
         self._keep_revisions_seconds = keep_revisions_seconds
         self._keep_tasks_seconds = keep_tasks_seconds
 
@@ -49,6 +52,10 @@ class Maintenance:
             log.info("removed indexes that nobody uses", extra={"count": removed})
         await asyncio.to_thread(shutil.rmtree, self._folder / "fetched", True)
 
+    def mark(self, tenant: str) -> None:
+        """Notes that a tenant may have texts that no document names."""
+        self._marked.add(tenant)
+
     async def sweep(self) -> None:
         """Removes what is too old. Only while no index is made, because a text is kept before its record is."""
 
@@ -57,27 +64,37 @@ class Maintenance:
             old = session.scalars(
                 select(GenerationRow).where(GenerationRow.replace_time < now() - self._keep_revisions_seconds)
             )
-            tenants: set[str] = set()
+            tenants: list[str] = []
             for row in list(old):
-                tenants.add(row.tenant)
+                tenants.append(row.tenant)
                 corpora.remove_generation(session, row)
             session.flush()
-            return _with_vectors(session, now() - _SEARCH_SECONDS), sorted(tenants)
+            return _with_vectors(session, now() - _SEARCH_SECONDS), tenants
 
         kept, tenants = await self._database.write(expire)
         await self._store.keep_only(kept)
-        for tenant in tenants:
-            await self.sweep_texts(tenant)
+        self._marked.update(tenants)
+        if self._everyone:
+            await self._sweep_everyone()
+        while self._marked:
+            tenant = self._marked.pop()
+            await self._sweep_texts(tenant_folder(self._blobs, tenant), tenant)
 
-    async def sweep_texts(self, tenant: str) -> None:
-        """Removes a tenant's texts that no document names. Only while no index is made."""
-        wanted = await self._database.read(
-            lambda session: set(
-                session.scalars(select(DocumentRow.blob_sha256).where(DocumentRow.tenant == tenant).distinct())
-            )
-        )
-        blobs = BlobFolder(tenant_folder(self._folder / "blobs", tenant))
-        await asyncio.to_thread(blobs.sweep, wanted)
+    async def _sweep_everyone(self) -> None:
+        """Sweeps every folder of texts once after the start: what a crash left is marked nowhere."""
+        tenants = await self._database.read(lambda session: list(session.scalars(select(CorpusRow.tenant).distinct())))
+        owners = {tenant_folder(self._blobs, tenant): tenant for tenant in tenants}
+        for folder in await asyncio.to_thread(lambda: list(self._blobs.glob("*"))):
+            await self._sweep_texts(folder, owners.get(folder))
+        self._everyone = False
+
+    async def _sweep_texts(self, folder: Path, tenant: str | None) -> None:
+        def named(session: Session) -> set[str]:
+            query = select(DocumentRow.blob_sha256).where(DocumentRow.tenant == tenant).distinct()
+            return set(session.scalars(query))
+
+        wanted = await self._database.read(named) if tenant is not None else set[str]()
+        await asyncio.to_thread(BlobFolder(folder).sweep, wanted)
 
 
 def _with_vectors(session: Session, replaced_after: float) -> list[Generation]:

@@ -64,11 +64,20 @@ class RetrievalService:
             config.git.private_hosts,
             document.resolve(config.git.ca_file) if config.git.ca_file is not None else None,
         )
-        indexer = Indexer(self.database, self.store, self._embeddings, policy, folder, config.limits, sizes)
-        self.runner = TaskRunner(self.database, {KIND: indexer.run}, config.concurrent_tasks)
         self.maintenance = Maintenance(
             self.database, self.store, folder, config.keep_revisions_seconds, config.keep_tasks_seconds
         )
+        indexer = Indexer(
+            self.database,
+            self.store,
+            self._embeddings,
+            policy,
+            folder,
+            config.limits,
+            sizes,
+            on_abandon=self.maintenance.mark,
+        )
+        self.runner = TaskRunner(self.database, {KIND: indexer.run}, config.concurrent_tasks)
         texts = Texts(folder / "blobs")
         self._corpora = CorpusService(
             self.database, self.store, texts, self.runner, policy, config.embedder, self._corpus_deleted
@@ -111,16 +120,20 @@ class RetrievalService:
 
     async def _sweep(self) -> None:
         while True:
-            if self.runner.idle:
-                try:
-                    await self.maintenance.sweep()
-                except Exception:
-                    log.exception("cleaning up failed; it is tried again")
+            try:
+                await self._sweep_if_idle()
+            except Exception:
+                log.exception("cleaning up failed; it is tried again")
             await asyncio.sleep(_SWEEP_SECONDS)
 
-    async def _corpus_deleted(self, tenant: str) -> None:
+    async def _sweep_if_idle(self) -> None:
         if self.runner.idle:
-            await self.maintenance.sweep_texts(tenant)
+            async with self.runner.quiet():
+                await self.maintenance.sweep()
+
+    async def _corpus_deleted(self, tenant: str) -> None:
+        self.maintenance.mark(tenant)
+        await self._sweep_if_idle()
 
 
 def _check(document: ConfigDocument, config: RetrievalConfig) -> None:

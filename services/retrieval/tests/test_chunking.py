@@ -48,25 +48,25 @@ markdown_pieces = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(python_pieces, max_size=40).map("".join))
 def test_python_loses_no_line(text):
     chunks(text, "python", SMALL)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(markdown_pieces, max_size=40).map("".join))
 def test_markdown_loses_no_line(text):
     chunks(text, "markdown", SMALL)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.text(max_size=600), st.sampled_from(["python", "markdown", "", "rust"]))
 def test_any_text_loses_no_line(text, language):
     chunks(text, language, SMALL)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.binary(max_size=400))
 def test_any_bytes_read_the_same_way_always(data):
     lines = split_lines(decode(data))

@@ -63,6 +63,8 @@ async def test_cancel_stops_the_work_and_leaves_nothing(start, source, tmp_path,
         assert len(children_of(os.getpid(), "edge")) == 1
         assert not list((tmp_path / ".state" / "retrieval").glob("vectors/*/*/*"))
         assert (await client.get()).revision == ""
+        await client.service._sweep_if_idle()
+        assert not list((tmp_path / ".state" / "retrieval").glob("blobs/*/*/*"))
         again = await client.call("CancelTask", pb.CancelTaskRequest(name=task.name))
         assert again.task.state == pb.TASK_STATE_CANCELLED
         embedder.gate.set()

@@ -92,7 +92,7 @@ async def test_expired_revisions_are_deleted_with_their_texts(start, source, tmp
         blob = next((tmp_path / ".state" / "retrieval" / "blobs").glob(f"*/*/{tea.blob_sha256}"))
         (source / tea.path).write_text("nothing\n")
         await client.index(source)
-        await client.service.maintenance.sweep()
+        await client.service._sweep_if_idle()
         assert await client.verify(tea) == ["REVISION_EXPIRED"]
         assert not blob.exists()
         assert await client.search("descale")

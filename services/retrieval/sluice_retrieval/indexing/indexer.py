@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,8 +73,12 @@ class Indexer:
         folder: Path,
         limits: LimitsConfig,
         sizes: ChunkSizes,
+        on_abandon: Callable[[str], None],
     ) -> None:
-        """`folder` is the service's own; texts go into `blobs` in it, fetched repositories into `fetched`."""
+        """`folder` is the service's own; texts go into `blobs` in it, fetched repositories into `fetched`.
+
+        `on_abandon` is told the tenant of an index that came to nothing, whose texts may be of no use.
+        """
         self._database = database
         self._store = store
         self._embeddings = embeddings
@@ -83,6 +87,7 @@ class Indexer:
         self._fetched = folder / "fetched"
         self._limits = limits
         self._sizes = sizes
+        self._on_abandon = on_abandon
 
     async def run(self, handle: TaskHandle) -> pb.IndexResult:
         """Carries out an IndexCorpusRequest. Raises SluiceError."""
@@ -352,6 +357,7 @@ class Indexer:
                 rows.remove_generation(session, row)
 
         await self._database.write(remove)
+        self._on_abandon(generation.tenant)
         await self._store.delete(generation)
 
 

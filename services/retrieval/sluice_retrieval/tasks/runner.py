@@ -5,9 +5,10 @@ that was begun too often without an end is failed, because it may be what ends t
 """
 
 import asyncio
+import contextlib
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final
 
 from google.protobuf.message import Message
@@ -91,7 +92,9 @@ class TaskRunner:
     def __init__(self, database: Database, work: Mapping[str, Work], concurrency: int) -> None:
         self._database = database
         self._work = work
+        self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
+        self._quieting = asyncio.Lock()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._begun: set[str] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
@@ -106,6 +109,15 @@ class TaskRunner:
     def idle(self) -> bool:
         """Whether no task is running or waiting."""
         return not self._running
+
+    @contextlib.asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Waits until no task is at work, and keeps those that wait from beginning for the length of the block."""
+        async with self._quieting, contextlib.AsyncExitStack() as stack:
+            for _ in range(self._concurrency):
+                await self._slots.acquire()
+                stack.callback(self._slots.release)
+            yield
 
     async def start(self) -> None:
         """Begins what the last process left unfinished."""
