@@ -21,8 +21,8 @@ def run(
 ) -> None:
     """Runs `work` with a connected client.
 
-    Raises typer.Exit with 1 after saying what failed and what to do next, 130 after Ctrl-C, 143 after SIGTERM. Both
-    signals cancel the work first, so that it can cancel upstream.
+    Raises typer.Exit with 1 after saying what failed and what to do next, 130 after Ctrl-C, 143 after SIGTERM or
+    SIGHUP. All of these cancel the work first, so that it can cancel upstream.
     """
     import asyncio
     import signal
@@ -45,7 +45,8 @@ def run(
             task.cancel()
 
         if sys.platform != "win32":  # where loops have no signal handlers
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, terminate)
         retry = RetryPolicy(patience=PATIENCE_SECONDS)
         async with SluiceClient(target.address, target.key, target.tls or None, retry=retry) as client:
             try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -124,3 +125,11 @@ async def test_the_process_gets_its_arguments_and_a_pipe(tmp_path: Path, monkeyp
     )
     async with child_of(tmp_path, monkeypatch, code) as (child, _):
         assert await asyncio.to_thread(first_line, child) == "['--flag'] False True\n"
+
+
+async def test_what_cannot_be_started_is_tried_again_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    async with child_of(tmp_path, monkeypatch, "") as (_, history):
+        await history.until(State.CRASHED, 2)
+    details = [detail for seen, detail in history.seen if seen == State.CRASHED]
+    assert "could not be started: No such file or directory" in details[0]

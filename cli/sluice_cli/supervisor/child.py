@@ -18,6 +18,8 @@ _LONGEST_DELAY: Final = 30.0
 _STEADY_SECONDS: Final = 30.0
 """Who ran so long starts again with the first delay."""
 _MAX_MESSAGE_LINES: Final = 5
+_NOT_STARTED: Final = 71
+"""Stands for the exit code of a process that the system refused to start, after sysexits.h."""
 
 
 class State(StrEnum):
@@ -141,9 +143,21 @@ class Child:
     async def _once(self) -> tuple[int, str]:
         """Runs the process to its end. Returns its exit code and what it said for people."""
         offset = self.log.size()
+        try:
+            self._process = await self._start()
+        except OSError as error:
+            return _NOT_STARTED, f"it could not be started: {error.strerror or error}"
+        self.status.pid = self._process.pid
+        self.set(State.STARTING)
+        if self._stop.is_set():
+            self._signal(signal.SIGTERM)
+        code = await self._process.wait()
+        return code, _said(self.log.since(offset))
+
+    async def _start(self) -> asyncio.subprocess.Process:
         descriptor = self.log.open()
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 self.spec.module,
@@ -157,12 +171,6 @@ class Child:
             )
         finally:
             os.close(descriptor)
-        self.status.pid = self._process.pid
-        self.set(State.STARTING)
-        if self._stop.is_set():
-            self._signal(signal.SIGTERM)
-        code = await self._process.wait()
-        return code, _said(self.log.since(offset))
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -54,6 +54,7 @@ class Supervisor:
         self._until_stdin_closes = until_stdin_closes
         self._stopping = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
+        self._defect: BaseException | None = None
         self._children = [
             Child(spec, logfiles.LogFile(places.logs_dir, spec.name), self._changed) for spec in plan.children
         ]
@@ -75,6 +76,8 @@ class Supervisor:
             code = await self._run()
             self._board.message("stopping (Ctrl-C again: at once)…")
             await self._stop()
+            if self._defect is not None:
+                raise self._defect
             if code == 0:
                 self._board.message("stopped")
             return code
@@ -145,3 +148,10 @@ class Supervisor:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
+        task.add_done_callback(self._on_end)
+
+    def _on_end(self, task: "asyncio.Task[None]") -> None:
+        """A defect of the supervisor itself must not leave a mesh that nobody watches."""
+        if not task.cancelled() and task.exception() is not None:
+            self._defect = self._defect or task.exception()
+            self._stopping.set()
