@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rounds", type=int, default=_ROUNDS, metavar="N", help=f"how often (default {_ROUNDS})")
     parser.add_argument(
-        "--scenarios", nargs="+", choices=tuple(SCENARIOS), default=DEFAULT, metavar="NAME", help="which (default: all)"
+        "--scenarios", nargs="+", choices=tuple(SCENARIOS), default=DEFAULT, metavar="NAME", help="which"
     )
     parser.add_argument("--paths", nargs="+", choices=(*PATHS, *PEERS), metavar="NAME", help="which (default: ours)")
     parser.add_argument("--peers", action="store_true", help="beside them every peer whose variable is set")

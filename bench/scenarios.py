@@ -56,6 +56,16 @@ SCENARIOS: Final = {
             seconds=4,
         ),
         Scenario(
+            name="light",
+            about="50 streams of 50 tokens at 20 tokens/s",
+            model="m-n50-d50",
+            stream=True,
+            concurrency=50,
+            count=50,
+            seconds=10,
+            ramp=1,
+        ),
+        Scenario(
             name="paced",
             about="200 streams of 100 tokens at 50 tokens/s",
             model="m-n100-d20",
@@ -77,7 +87,7 @@ SCENARIOS: Final = {
         ),
     )
 }
-DEFAULT: Final = ("unary-c8", "unary-c32", "flood", "paced", "many")
+DEFAULT: Final = ("unary-c1", "unary-c8", "unary-c32", "flood", "light", "paced", "many")
 
 QUICK: Final = {
     "unary-c8": Scenario(

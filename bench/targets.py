@@ -101,7 +101,7 @@ def _ratios(table: Table) -> list[str]:
 def _absolutes(table: Table) -> list[str]:
     rows = []
     for path in ("two", "colocated"):
-        for scenario in ("paced", "many"):
+        for scenario in ("light", "many"):
             added = [
                 ours.outcome.ttft.p50 - base.outcome.ttft.p50
                 for ours, base in table.pairs(scenario, path, "direct")
