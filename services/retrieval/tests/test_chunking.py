@@ -11,9 +11,10 @@ from sluice_retrieval.chunking.spans import Chunk, ChunkSizes
 from sluice_retrieval.text.lines import decode, join_lines, split_lines
 
 SMALL = ChunkSizes(target=120, small=40)
+USUAL = ChunkSizes()
 
 
-def chunks(text: str, language: str, sizes: ChunkSizes = ChunkSizes()) -> list[tuple[Chunk, str]]:  # noqa: B008
+def chunks(text: str, language: str, sizes: ChunkSizes = USUAL) -> list[tuple[Chunk, str]]:
     data = text.encode()
     lines = split_lines(decode(data))
     found = chunk_file(data, lines, language, sizes)
