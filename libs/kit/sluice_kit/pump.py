@@ -38,7 +38,14 @@ class Pump(Generic[T]):
     def __init__(self, call: StreamCall[T], deliver: Callable[[T], Awaitable[None] | None]) -> None:
         self._call = call
         self._deliver = deliver
-        self._task = asyncio.create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._task = loop.create_task(self._run())
+        self._task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     async def _run(self) -> None:
         read, deliver, end = self._call.read, self._deliver, EOF
@@ -56,7 +63,8 @@ class Pump(Generic[T]):
         If the call was cancelled from this side, asyncio.CancelledError does not come out of here: the pump's task is
         the one cancelled, not the caller's; `cancelled` tells.
         """
-        await asyncio.wait((self._task,))
+        # A future of its own: the cancellation of whoever waits must not reach the pump's task while it reads.
+        await self._ended
         if not self._task.cancelled():
             self._task.result()
 

@@ -13,7 +13,6 @@ id alone, because grpc would show the exception's text to the caller.
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, cast
@@ -30,6 +29,7 @@ from sluice_kit import errors
 from sluice_kit.auth import Authenticator, Metadata
 from sluice_kit.errors import FieldViolation, InvalidRequestError, SluiceError, make_error
 from sluice_kit.identity import LOCAL_IDENTITY
+from sluice_kit.ids import new_id
 from sluice_kit.roles import authorize
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Call:
                     self._request_id = value[:_MAX_REQUEST_ID_CHARS]
                     break
             else:
-                self._request_id = uuid.uuid4().hex
+                self._request_id = new_id()
         return self._request_id
 
     def time_remaining(self) -> float | None:
@@ -257,7 +257,7 @@ class Dispatcher:
             failure = error
             log.info("call failed", extra={"method": path, "reason": failure.reason_name, "detail": failure.message})
         else:
-            error_id = uuid.uuid4().hex[:12]
+            error_id = new_id()[:12]
             failure = errors.internal_error(error_id)
             log.error("unexpected exception", extra={"method": path, "error_id": error_id}, exc_info=error)
         status = errors.to_status(failure)

@@ -90,10 +90,10 @@ async def test_an_id_that_could_not_be_recorded_is_free_again(start: Any, ask: A
     request_id = new_id()
     async with start() as client:
         ledger: Ledger = client.gateway._ledger
-        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE responses RENAME TO away"))
+        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE responses RENAME TO away"))
         refused = await client.stream(ask(), request_id)
         unnamed = await client.stream(ask())
-        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO responses"))
+        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO responses"))
         taken = await client.stream(ask(), request_id)
         attempts = await client.rows("attempts")
     for seen in (refused, unnamed):
@@ -112,9 +112,9 @@ async def test_what_nobody_waits_for_is_written_again(start: Any, ask: Any) -> N
         record = AttemptRecord(1, seen.events[0][1].accepted.targets[0])
         record.id = before["id"]
         record.usage.output_tokens = 777
-        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
+        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
         ledger.attempt_ended(record)
-        await ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
+        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
         assert (await client.stream(ask())).error is None
         rows = {row["id"]: row for row in await client.rows("attempts")}
     assert rows[record.id]["output_tokens"] == 777

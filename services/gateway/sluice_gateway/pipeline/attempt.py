@@ -1,7 +1,6 @@
 """Attempt: one try at one target, within its time limits."""
 
 import asyncio
-import uuid
 from typing import TYPE_CHECKING, TypeAlias
 
 from sluice.chat.v1.event_pb2 import Attempt, AttemptOutcome
@@ -12,6 +11,7 @@ from sluice.provider.v1.provider_service_pb2 import GenerateRequest
 from sluice_gateway.config import TimeLimits
 from sluice_gateway.pipeline.relay import Relay
 from sluice_kit.errors import Reason, SluiceError, make_error
+from sluice_kit.ids import new_uuid
 from sluice_kit.ports import Generator
 from sluice_kit.rpc import Call
 
@@ -39,7 +39,7 @@ class AttemptRecord:
     )
 
     def __init__(self, number: int, target: Target) -> None:
-        self.id = str(uuid.uuid4())
+        self.id = new_uuid()
         self.number = number
         self.target = target
         self.outcome: Outcome = AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import uuid
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +25,7 @@ from sluice_gateway.records.ledger import Claim, Ledger, response_row
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.retrieval import Retrieval
 from sluice_kit.errors import DeadlineError, SluiceError, UnavailableError, internal_error, make_error
+from sluice_kit.ids import new_id
 from sluice_kit.rpc import Call
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Pipeline:
         except SluiceError as failure:
             response.finish(State.FAILED, failure)
         except Exception:
-            error_id = uuid.uuid4().hex[:12]
+            error_id = new_id()[:12]
             log.exception("a response failed unexpectedly", extra={"error_id": error_id, "response": response.name})
             response.finish(State.FAILED, internal_error(error_id))
         else:

@@ -66,7 +66,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Named parameters let rows go to the driver as they are.
-        self._engine = create_engine(f"sqlite:///{path}", paramstyle="named")
+        self._engine = create_engine(f"sqlite:///{path}", paramstyle="named", connect_args={"check_same_thread": False})
         event.listen(self._engine, "connect", _pragmas)
         metadata.create_all(self._engine)
         self._insert_response = Statement(self._engine, insert(responses))
@@ -88,7 +88,7 @@ class Ledger:
 
     async def recover(self) -> None:
         """Ends what a crash left open: responses as RESPONSE_LOST, attempts with what they are known to have used."""
-        await self._writer.run(_recover)
+        self._writer.run(_recover)
 
     async def close(self) -> None:
         """Writes what is queued and closes the database."""
@@ -107,7 +107,7 @@ class Ledger:
                 rows.append((self._insert_attempt, _attempt_row(response, attempt)))
             await self._writer.write(*rows)
             return None
-        claim = await self._writer.run(lambda connection: _try_claim(connection, self._claim, row))
+        claim = self._writer.run(lambda connection: _try_claim(connection, self._claim, row))
         if claim is None and attempt is not None:
             await self.attempt_started(response, attempt)
         return claim
@@ -131,12 +131,12 @@ class Ledger:
         query = select(responses.c.id, responses.c.fingerprint, responses.c.state).where(
             responses.c.tenant == tenant, responses.c.id == response_id
         )
-        return await self._writer.run(lambda connection: _first_claim(connection, query))
+        return self._writer.run(lambda connection: _first_claim(connection, query))
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
         """Returns every row of a table, for tests and checks."""
         query = select(metadata.tables[table])
-        return await self._writer.run(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+        return self._writer.run(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
 
 
 def response_row(response: "Response", method: str, request_id: str, model: str, labels: Mapping[str, str]) -> Row:
@@ -188,8 +188,9 @@ def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:
 
 
 def _pragmas(connection: Any, _: Any) -> None:
-    # WAL with NORMAL never corrupts; a power cut may lose the last commits, a crash of the process none.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000"):
+    # WAL with NORMAL never corrupts; a power cut may lose the last commits, a crash of the process none. Waiting for
+    # locks and checkpoints is the writer's business.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -24,6 +24,13 @@ responses = Table(
     UniqueConstraint("tenant", "method", "request_id", name="responses_request_id"),
     Index("responses_by_time", "tenant", "accept_ns"),
 )
+# What a crash left open is found without reading everything.
+Index(
+    "responses_running",
+    responses.c.id,
+    sqlite_where=responses.c.state == "running",
+    postgresql_where=responses.c.state == "running",
+)
 
 attempts = Table(
     "attempts",
@@ -48,4 +55,10 @@ attempts = Table(
     Column("ttft_us", BigInteger),
     Column("duration_us", BigInteger),
     Index("attempts_by_time", "tenant", "start_ns"),
+)
+Index(
+    "attempts_running",
+    attempts.c.id,
+    sqlite_where=attempts.c.outcome == "running",
+    postgresql_where=attempts.c.outcome == "running",
 )

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import secrets
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
@@ -15,6 +14,7 @@ from sluice_gateway.pipeline.run import Job
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.watch import announce_shutdown, tend
 from sluice_kit.errors import LimitError, NotFoundError, make_error
+from sluice_kit.ids import new_id
 from sluice_kit.rpc import Call
 
 _OVERHEAD_BYTES: Final = 4096
@@ -88,7 +88,7 @@ class Responses:
         self._admit(call.tenant)
         plan = self._planner.plan(spec.model, spec.fallbacks)
         response = Response(
-            secrets.token_urlsafe(12),
+            new_id(),
             call.identity,
             log_bytes=self._config.log.response_bytes,
             queue_bytes=self._config.watchers.queue_bytes,
