@@ -110,7 +110,7 @@ async def test_what_nobody_waits_for_is_written_again(start: Any, ask: Any) -> N
         seen = await client.stream(ask())
         [before] = await client.rows("attempts")
         record = AttemptRecord(1, seen.events[0][1].accepted.targets[0])
-        record.id = before["id"]
+        record.id, record.key = before["id"], before["key"]
         record.usage.output_tokens = 777
         ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
         ledger.attempt_ended(record)

@@ -29,6 +29,7 @@ class AttemptRecord:
         "duration",
         "error_reason",
         "id",
+        "key",
         "number",
         "outcome",
         "output_bytes",
@@ -40,6 +41,8 @@ class AttemptRecord:
 
     def __init__(self, number: int, target: Target) -> None:
         self.id = new_uuid()
+        self.key = 0
+        """Key of its row in the ledger."""
         self.number = number
         self.target = target
         self.outcome: Outcome = AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED

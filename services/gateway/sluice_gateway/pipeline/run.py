@@ -21,7 +21,7 @@ from sluice_gateway.pipeline.plan import Plan
 from sluice_gateway.pipeline.prompts import Template
 from sluice_gateway.pipeline.relay import Relay
 from sluice_gateway.pipeline.settle import Prices, settle_attempt, settle_response
-from sluice_gateway.records.ledger import Claim, Ledger, response_row
+from sluice_gateway.records.ledger import Claim, Ledger
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.retrieval import Retrieval
 from sluice_kit.errors import DeadlineError, SluiceError, UnavailableError, internal_error, make_error
@@ -107,7 +107,7 @@ class Pipeline:
         spec, plan = job.spec, job.plan
         grounded = spec.HasField("grounding")
         first = None if grounded else AttemptRecord(1, plan.targets[0])
-        row = response_row(response, job.method, job.request_id, spec.model, spec.labels)
+        row = self._ledger.response_row(response, job.method, job.request_id, spec.model, spec.labels)
         claim = await self._ledger.accept(response, row, first)
         if claim is not None:
             raise _already_claimed(claim, response)

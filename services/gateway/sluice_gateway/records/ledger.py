@@ -15,7 +15,7 @@ from sqlalchemy import Connection, bindparam, create_engine, event, insert, sele
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from sluice.chat.v1 import event_pb2, usage_pb2
-from sluice_gateway.records.schema import attempts, metadata, responses
+from sluice_gateway.records.schema import Keys, attempts, first_key, metadata, responses
 from sluice_gateway.records.writer import Row, Statement, Writer
 from sluice_kit.errors import SluiceError, reason_name
 
@@ -75,15 +75,16 @@ class Ledger:
         self._end_response = Statement(
             self._engine,
             update(responses)
-            .where(responses.c.id == bindparam("key"))
+            .where(responses.c.key == bindparam("row"))
             .values(state=bindparam("state"), reason=bindparam("reason"), end_ns=bindparam("end_ns")),
         )
         self._end_attempt = Statement(
             self._engine,
             update(attempts)
-            .where(attempts.c.id == bindparam("key"))
+            .where(attempts.c.key == bindparam("row"))
             .values({name: bindparam(name) for name in _ENDED}),
         )
+        self._keys = Keys()
         self._writer = Writer(self._engine)
 
     async def recover(self) -> None:
@@ -104,7 +105,7 @@ class Ledger:
         if row["request_id"] is None:
             rows: list[tuple[Statement, Row]] = [(self._insert_response, row)]
             if attempt is not None:
-                rows.append((self._insert_attempt, _attempt_row(response, attempt)))
+                rows.append((self._insert_attempt, self._attempt_row(response, attempt)))
             await self._writer.write(*rows)
             return None
         claim = self._writer.run(lambda connection: _try_claim(connection, self._claim, row))
@@ -114,61 +115,59 @@ class Ledger:
 
     async def attempt_started(self, response: "Response", attempt: "AttemptRecord") -> None:
         """Commits an attempt's row. Raises STORE_UNAVAILABLE."""
-        await self._writer.write((self._insert_attempt, _attempt_row(response, attempt)))
+        await self._writer.write((self._insert_attempt, self._attempt_row(response, attempt)))
 
     def attempt_ended(self, attempt: "AttemptRecord") -> None:
         """Writes what an attempt used and how it ended."""
-        self._writer.write_soon((self._end_attempt, {"key": attempt.id, **_end_of(attempt)}))
+        self._writer.write_soon((self._end_attempt, {"row": attempt.key, **_end_of(attempt)}))
 
     def response_ended(self, response: "Response") -> None:
         """Writes how a response ended."""
         reason = response.error.reason_name if isinstance(response.error, SluiceError) else ""
-        row = {"key": response.id, "state": response.state.value, "reason": reason, "end_ns": time.time_ns()}
+        row = {"row": response.row_key, "state": response.state.value, "reason": reason, "end_ns": time.time_ns()}
         self._writer.write_soon((self._end_response, row))
 
-    async def find(self, tenant: str, response_id: str) -> Claim | None:
-        """Returns what is known of a response that is no longer in memory."""
-        query = select(responses.c.id, responses.c.fingerprint, responses.c.state).where(
-            responses.c.tenant == tenant, responses.c.id == response_id
-        )
-        return self._writer.run(lambda connection: _first_claim(connection, query))
+    def response_row(
+        self, response: "Response", method: str, request_id: str, model: str, labels: Mapping[str, str]
+    ) -> Row:
+        """Returns a response's row as it is when it is accepted."""
+        response.row_key = self._keys.next(response.accept_time_ns)
+        return {
+            "key": response.row_key,
+            "id": response.id,
+            "tenant": response.tenant,
+            "subject": response.identity.subject,
+            "key_id": response.identity.key_id,
+            "method": method,
+            "request_id": request_id.lower() or None,
+            "fingerprint": response.fingerprint.hex(),
+            "model": model,
+            "labels": json.dumps(dict(labels), sort_keys=True) if labels else "{}",
+            "state": response.state.value,
+            "reason": "",
+            "accept_ns": response.accept_time_ns,
+            "end_ns": None,
+        }
+
+    def _attempt_row(self, response: "Response", attempt: "AttemptRecord") -> Row:
+        now = time.time_ns()
+        attempt.key = self._keys.next(now)
+        return {
+            "key": attempt.key,
+            "id": attempt.id,
+            "response_key": response.row_key,
+            "tenant": response.tenant,
+            "number": attempt.number,
+            "provider": attempt.target.provider,
+            "model": attempt.target.model,
+            "start_ns": now,
+            **_end_of(attempt),
+        }
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
         """Returns every row of a table, for tests and checks."""
         query = select(metadata.tables[table])
         return self._writer.run(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
-
-
-def response_row(response: "Response", method: str, request_id: str, model: str, labels: Mapping[str, str]) -> Row:
-    """Returns a response's row as it is when it is accepted."""
-    return {
-        "id": response.id,
-        "tenant": response.tenant,
-        "subject": response.identity.subject,
-        "key_id": response.identity.key_id,
-        "method": method,
-        "request_id": request_id.lower() or None,
-        "fingerprint": response.fingerprint.hex(),
-        "model": model,
-        "labels": json.dumps(dict(labels), sort_keys=True) if labels else "{}",
-        "state": response.state.value,
-        "reason": "",
-        "accept_ns": response.accept_time_ns,
-        "end_ns": None,
-    }
-
-
-def _attempt_row(response: "Response", attempt: "AttemptRecord") -> Row:
-    return {
-        "id": attempt.id,
-        "response_id": response.id,
-        "tenant": response.tenant,
-        "number": attempt.number,
-        "provider": attempt.target.provider,
-        "model": attempt.target.model,
-        "start_ns": time.time_ns(),
-        **_end_of(attempt),
-    }
 
 
 def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:
@@ -195,16 +194,19 @@ def _pragmas(connection: Any, _: Any) -> None:
 
 
 def _recover(connection: Connection) -> None:
-    lost = {"state": "failed", "reason": "RESPONSE_LOST", "end_ns": time.time_ns()}
-    connection.execute(update(responses).where(responses.c.state == "running").values(lost))
+    now = time.time_ns()
+    # No response lasts longer than a day, so nothing older can be open; the keys make that a short read.
+    recent = first_key(now - 2 * REQUEST_ID_SECONDS * 10**9)
+    lost = {"state": "failed", "reason": "RESPONSE_LOST", "end_ns": now}
+    connection.execute(update(responses).where(responses.c.key >= recent, responses.c.state == "running").values(lost))
     connection.execute(
-        update(attempts).where(attempts.c.outcome == "running").values(outcome="failed", usage_source="estimated")
+        update(attempts)
+        .where(attempts.c.key >= recent, attempts.c.outcome == "running")
+        .values(outcome="failed", usage_source="estimated")
     )
-    oldest = time.time_ns() - REQUEST_ID_SECONDS * 10**9
+    old = first_key(now - REQUEST_ID_SECONDS * 10**9)
     connection.execute(
-        update(responses)
-        .where(responses.c.request_id.is_not(None), responses.c.accept_ns < oldest)
-        .values(request_id=None)
+        update(responses).where(responses.c.request_id.is_not(None), responses.c.key < old).values(request_id=None)
     )
 
 

@@ -68,6 +68,7 @@ class Response:
         "identity",
         "key",
         "log",
+        "row_key",
         "state",
         "task",
         "watchers",
@@ -89,6 +90,8 @@ class Response:
         self.identity = identity
         self.key: tuple[str, str, str] | None = None
         self.fingerprint = b""
+        self.row_key = 0
+        """Key of its row in the ledger."""
         self.log = ResponseLog(log_bytes)
         self.state = State.RUNNING
         self.error: SluiceError | None = None
