@@ -73,7 +73,9 @@ def generate(protos: Path, python_out: Path, descriptors: Path) -> int:
         ]
         protoc(protos, grpc, services)
     # Comments stay out: the file is for tools, and should change only when the contract does.
-    protoc(protos, ["--include_imports", f"--descriptor_set_out={descriptors / 'sluice.binpb'}"], names)
+    # Error details travel as `Any`, so nothing imports them, and yet every client wants to read them.
+    described = [*names, "google/rpc/error_details.proto"]
+    protoc(protos, ["--include_imports", f"--descriptor_set_out={descriptors / 'sluice.binpb'}"], described)
     for package in PACKAGES:
         make_packages(python_out / package)
     return len(found)

@@ -136,7 +136,7 @@ class _Answer:
         flow: Flow
         with MarkdownFlow(console) if self._terminal else PlainFlow() as flow:
             async for item in stream:
-                self._fold.add(item)
+                self._fold.add(item.sequence, item.event)
                 self._take(item, flow)
             flow.feed(self._footnotes.flush())
         self._end()

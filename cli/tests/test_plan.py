@@ -51,7 +51,9 @@ def test_everybody_is_told_where_the_others_are(tmp_path: Path) -> None:
     assert gateway["gateway.listen"] == plan.address == "127.0.0.1:7555"
     assert gateway["gateway.integrations.mine.address"] == "unix:/run/x/p-mine.sock"
     assert gateway["gateway.retrieval.address"] == child(plan, "retrieval").address == "unix:/run/x/retrieval.sock"
-    assert settings_of(child(plan, "retrieval"))["retrieval.gateway.address"] == "127.0.0.1:7555"
+    # Inside the mesh services speak for tenants, without a key, so not at the public address.
+    inside = settings_of(child(plan, "retrieval"))["retrieval.gateway.address"]
+    assert gateway["gateway.internal"] == inside == "unix:/run/x/gateway.sock"
     for spec in plan.children:
         assert settings_of(spec)["state_dir"] == str(tmp_path / "state")
         assert settings_of(spec)["log.level"] == "debug"

@@ -79,7 +79,10 @@ def make_plan(document: ConfigDocument, overrides: Sequence[str], runtime_dir: P
         wiring.append(f"gateway.retrieval.address={listen}")
         arguments = (*common, "--set", f"retrieval.listen={listen}")
         if not _mapping(document, "retrieval.gateway"):
-            arguments += ("--set", f"retrieval.gateway.address={address}")
+            # Not the public address: there, services would need a key, and could not speak for a tenant.
+            inside = str(gateway.get("internal") or _socket(runtime_dir, "gateway", "g"))
+            wiring.append(f"gateway.internal={inside}")
+            arguments += ("--set", f"retrieval.gateway.address={inside}")
         children.append(ChildSpec("retrieval", "retrieval", modules["retrieval"], arguments, listen, required=True))
     else:
         elsewhere["retrieval"] = "not installed (sluice-retrieval)"

@@ -12,12 +12,13 @@ the client repeats by itself, and what it never repeats, is written in `sluice_c
 """
 
 from sluice_client.client import SluiceClient
-from sluice_client.events import Fold, NumberedEvent, NumberedTaskEvent
+from sluice_client.events import NumberedEvent, NumberedTaskEvent
 from sluice_client.failures import StreamProtocolError
 from sluice_client.pages import Pager
 from sluice_client.requests import question
 from sluice_client.retry import RetryPolicy
 from sluice_client.streams import ChatStream, TaskStream
+from sluice_kit.fold import Fold
 
 __all__ = [
     "ChatStream",

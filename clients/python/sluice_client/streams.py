@@ -13,11 +13,12 @@ import grpc
 
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.task.v1 import task_service_pb2 as task_pb
-from sluice_client.events import Fold, NumberedEvent, NumberedTaskEvent
+from sluice_client.events import NumberedEvent, NumberedTaskEvent
 from sluice_client.failures import StreamProtocolError, read_failure
 from sluice_client.reader import Reader, StreamingCall
 from sluice_client.retry import Backoff, Deadline, RetryPolicy
 from sluice_kit.errors import DeadlineError, SluiceError
+from sluice_kit.fold import Fold
 
 log = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ class ChatStream(NumberedStream[ChatBatch, NumberedEvent]):
         fold = Fold()
         async with self:
             async for item in self:
-                fold.add(item)
+                fold.add(item.sequence, item.event)
         return fold
 
     def _open(self, timeout: float | None) -> StreamingCall[ChatBatch]:

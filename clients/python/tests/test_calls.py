@@ -7,7 +7,7 @@ import pytest
 from sluice.chat.v1 import event_pb2, message_pb2, target_pb2
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.task.v1 import task_service_pb2 as task_pb
-from sluice_client import Fold, NumberedEvent, RetryPolicy, SluiceClient, StreamProtocolError, question
+from sluice_client import Fold, RetryPolicy, SluiceClient, StreamProtocolError, question
 from sluice_kit.auth import KeyAuthenticator
 from sluice_kit.errors import AuthenticationError, InvalidRequestError, UnavailableError, make_error
 
@@ -101,7 +101,7 @@ async def test_watching_may_start_at_the_oldest_event_kept() -> None:
 def fold_of(*events: event_pb2.Event) -> Fold:
     fold = Fold()
     for sequence, event in enumerate(events, 1):
-        fold.add(NumberedEvent(sequence, event))
+        fold.add(sequence, event)
     return fold
 
 

@@ -10,6 +10,7 @@ The modules, each named for its thing:
 - `ports`: what the gateway asks of a model adapter, whatever the transport
 - `config`, `secrets`: the frozen configuration from `sluice.yaml`
 - `identity`, `auth`, `roles`: who calls and what they may do
+- `fold`: events folded into an answer
 - `ids`: random identifiers
 - `logs`: structured, redacted logs
 - `testing`: a whole mesh in one process, for tests

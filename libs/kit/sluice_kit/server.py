@@ -6,6 +6,7 @@ flight finish within the grace, the rest is cancelled and awaited.
 """
 
 import asyncio
+import gc
 import logging
 import socket
 from pathlib import Path
@@ -184,6 +185,7 @@ def _why(address: str) -> str:
 async def serve(service: Service, config: ServerConfig, stopping: asyncio.Event) -> None:
     """Runs a service until `stopping` is set, then drains and stops it. Raises BindError."""
     server = await start(service, config)
+    _settle_garbage_collection()
     try:
         await stopping.wait()
         log.info("draining", extra={"in_flight": server.dispatcher.in_flight})
@@ -208,6 +210,17 @@ async def start(service: Service, config: ServerConfig) -> Server:
         raise
     await server.ready()
     return server
+
+
+def _settle_garbage_collection() -> None:
+    """Leaves out of every later collection what was made by now, which lives as long as the process.
+
+    Requests make few cycles, so a collection after 700 objects, Python's default, mostly finds nothing: 3 to 4 % of the
+    CPU of short answers.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 async def shut_down(service: Service, server: Server, grace: float) -> None:

@@ -76,7 +76,12 @@ async def mesh(
             providers[name] = {"listen": f"unix:{folder}/p-{name}.sock", **providers[name]}
             integrations.setdefault(name, {"address": providers[name]["listen"]})
         if retrieval:
-            values["retrieval"] = {"listen": f"unix:{folder}/r.sock", **values.get("retrieval", {})}
+            gateway.setdefault("internal", f"unix:{folder}/g.sock")
+            values["retrieval"] = {
+                "listen": f"unix:{folder}/r.sock",
+                "gateway": {"address": gateway["internal"]},
+                **values.get("retrieval", {}),
+            }
             gateway.setdefault("retrieval", {"address": values["retrieval"]["listen"]})
         document = document_of(values, folder)
         services: dict[str, Service] = {}

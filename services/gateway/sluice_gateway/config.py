@@ -46,9 +46,11 @@ class PriceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Price of a target, in US dollars for a million tokens."""
 
     input: Annotated[float, msgspec.Meta(ge=0)]
+    """For tokens read."""
     output: Annotated[float, msgspec.Meta(ge=0)]
+    """For tokens generated, reasoning included."""
     cached_input: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """Unset: as `input`."""
+    """For tokens read from the vendor's prompt cache. Unset: as `input`."""
 
 
 class LogLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,6 +95,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Address of the public listener."""
     probe: str | None = None
     """Address for health checks alone."""
+    internal: str | None = None
+    """Address for services of the mesh, which speak for tenants and need no key: embeddings for the retrieval service.
+    A Unix socket or loopback. `sluice up` fills this in. Unset: none."""
     integrations: dict[str, IntegrationConfig] = {}
     """The adapters, by id. `sluice up` fills this in from the section `providers`."""
     retrieval: PeerConfig | None = None

@@ -22,9 +22,9 @@ from sluice_gateway.services.chat import ChatService
 from sluice_gateway.services.embeddings import EmbeddingService
 from sluice_gateway.services.integrations import IntegrationService
 from sluice_gateway.services.models import ModelService
-from sluice_kit.auth import public_authenticator
+from sluice_kit.auth import internal_authenticator, public_authenticator
 from sluice_kit.channels import ChannelPool
-from sluice_kit.config import AuthConfig, ConfigDocument, check_listeners
+from sluice_kit.config import AuthConfig, ConfigDocument, ServerConfig, check_listeners
 from sluice_kit.main import parser, run
 from sluice_kit.server import Server
 
@@ -39,6 +39,8 @@ class Gateway:
         listeners = [("gateway.listen", config.listen)]
         if config.probe is not None:
             listeners.append(("gateway.probe", config.probe))
+        if config.internal is not None:
+            listeners.append(("gateway.internal", config.internal))
         check_listeners(document, document.section("auth", AuthConfig), listeners)
         self.listen = config.listen
         self.probe = config.probe
@@ -50,6 +52,7 @@ class Gateway:
         self._channels: ChannelPool
         self._integrations: Integrations
         self._ledger: Ledger
+        self._inside: Server | None = None
         self.responses: Responses
 
     def register(self, server: Server) -> None:
@@ -62,10 +65,18 @@ class Gateway:
         pipeline = Pipeline(self._integrations, Retrieval(peer), self._ledger, self._prices)
         self.responses = Responses(config, planner, pipeline.run)
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
-        server.add(
-            embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"],
-            EmbeddingService(self._integrations, planner),
-        )
+        embeddings = EmbeddingService(self._integrations, planner)
+        server.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)
+        if config.internal is not None:
+            # For the services behind the door, which bring the identity of whom they work for.
+            self._inside = Server(
+                "gateway-internal",
+                config.internal,
+                None,
+                internal_authenticator(self._document),
+                self._document.section("server", ServerConfig),
+            )
+            self._inside.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)
         server.add(
             model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], ModelService(self._integrations, planner)
         )
@@ -79,11 +90,18 @@ class Gateway:
         await self._ledger.recover()
         await self._integrations.start()
         self.responses.start()
+        if self._inside is not None:
+            await self._inside.bind()
+            await self._inside.ready()
 
     async def drain(self, grace: float) -> None:
         self.responses.announce_shutdown(grace)
+        if self._inside is not None:
+            await self._inside.report_stopping()
 
     async def stop(self) -> None:
+        if self._inside is not None:
+            await self._inside.stop(0)
         await self.responses.close()
         await self._integrations.close()
         await self._channels.close()

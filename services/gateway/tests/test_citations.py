@@ -60,7 +60,7 @@ ANSWER = "Grüße [p1], and [p2][p1, p3]; not [q1], not [p], not [p12345] nor p1
 def test_markers_are_found_at_every_cut(cuts: list[int]) -> None:
     edges = [0, *cuts, len(ANSWER)]
     collector = collect(ANSWER[start:end] for start, end in itertools.pairwise(edges))
-    found = [(claim.passage_id, claim.answer_span.start, claim.answer_span.end) for claim in collector._claims]
+    found = [(claim.passage_id, claim.answer_span.start, claim.answer_span.end) for claim in collector._markers]
     raw = ANSWER.encode()
     assert [name for name, _, _ in found] == ["p1", "p2", "p1", "p3", "p1"]
     assert [raw[start:end].decode() for _, start, end in found] == ["[p1]", "[p2]", "[p1, p3]", "[p1, p3]", "[p1]"]
@@ -99,6 +99,22 @@ async def test_a_claim_for_some_of_the_lines_is_checked_for_those() -> None:
     [citation] = await check(collector, verifier)
     assert citation.state == CitationState.CITATION_STATE_VERIFIED
     assert verifier.asked[0].sha256 == hashlib.sha256(b"second\n").hexdigest()
+
+
+async def test_lines_end_with_line_feeds_only() -> None:
+    text = "one\x0cstill one\ntwo\u2028still two\r\nthree"
+    passage = Passage(id="p1", corpus="corpora/docs", path="a", start_line=1, end_line=3, text=text, sha256="0" * 64)
+    collector = CitationCollector([passage])
+    collector.claim(CitationDelta(passage_id="p1", start_line=2, end_line=2))
+    [citation] = await check(collector, Verifier({2: SpanState.SPAN_STATE_VALID}))
+    assert citation.sha256 == hashlib.sha256("two\u2028still two\r\n".encode()).hexdigest()
+
+
+async def test_what_looks_like_a_marker_is_none_where_the_model_cites_by_other_means() -> None:
+    collector = collect(["the file says [p1]"])
+    collector.claim(CitationDelta(passage_id="p1", start_line=11, end_line=11))
+    [citation] = await check(collector, Verifier({11: SpanState.SPAN_STATE_VALID}))
+    assert citation.start_line == 11
 
 
 async def test_lines_outside_the_passage_are_unverified() -> None:

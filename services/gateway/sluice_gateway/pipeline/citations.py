@@ -1,4 +1,8 @@
-"""Citations: found in the answer while it streams, checked against the corpus before they are shown."""
+"""Citations: found in the answer while it streams, checked against the corpus before they are shown.
+
+A model cites by markers in its text, `[p3]`, or by its vendor's own means. Where it does the latter, what looks like a
+marker in its text is not one: it may be quoting a file that holds such a thing.
+"""
 
 import hashlib
 import logging
@@ -20,6 +24,7 @@ log = logging.getLogger(__name__)
 _MARKER: Final = re.compile(rb"\[(p\d{1,4}(?:\s?[,;]\s?p\d{1,4}){0,15})\]")
 _ID: Final = re.compile(rb"p\d{1,4}")
 _MAX_MARKER_BYTES: Final = 128
+_LINE: Final = re.compile(r"[^\n]*\n|[^\n]+")
 _STATES: Final = {
     SpanState.SPAN_STATE_VALID: CitationState.CITATION_STATE_VERIFIED,
     SpanState.SPAN_STATE_CHANGED: CitationState.CITATION_STATE_STALE,
@@ -42,6 +47,7 @@ class CitationCollector:
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._passages = {passage.id: passage for passage in passages}
+        self._markers: list[CitationDelta] = []
         self._claims: list[CitationDelta] = []
         self._blocks: dict[int, _Text] = {}
 
@@ -60,7 +66,7 @@ class CitationCollector:
             span = Span(start=start + match.start(), end=start + end)
             for passage_id in _ID.findall(match[1]):
                 claim = CitationDelta(block_index=delta.block_index, passage_id=passage_id.decode(), answer_span=span)
-                self._claims.append(claim)
+                self._markers.append(claim)
         opening = text.rfind(b"[", max(end, len(text) - _MAX_MARKER_BYTES))
         block.tail = text[opening:] if opening >= 0 else b""
 
@@ -70,7 +76,7 @@ class CitationCollector:
 
     async def check(self, retrieval: Retrieval, call: Call) -> list[Citation]:
         """Returns every citation with its state, in the order they came; the same lines are checked once."""
-        citations = [self._citation(claim) for claim in self._claims]
+        citations = [self._citation(claim) for claim in self._claims or self._markers]
         spans: dict[tuple[str, str, int, int, str], SpanToVerify] = {}
         for citation in citations:
             if citation.sha256:
@@ -103,7 +109,8 @@ class CitationCollector:
         citation.revision, citation.symbol = passage.revision, passage.symbol
         start = claim.start_line if claim.HasField("start_line") else passage.start_line
         end = claim.end_line if claim.HasField("end_line") else passage.end_line
-        lines = passage.text.splitlines(keepends=True)[start - passage.start_line : end - passage.start_line + 1]
+        # A line ends with a line feed and nothing else, as in git; `splitlines` would end it at a form feed too.
+        lines = _LINE.findall(passage.text)[start - passage.start_line : end - passage.start_line + 1]
         if start < passage.start_line or end > passage.end_line or end < start or not lines:
             return citation  # lines that were never given to the model
         citation.start_line, citation.end_line = start, end

@@ -8,15 +8,15 @@ its grace, or never (`background`).
 import asyncio
 import enum
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from sluice.auth.v1.identity_pb2 import Identity
 from sluice.chat.v1.event_pb2 import Event
 from sluice.gateway.v1.chat_service_pb2 import Answer
-from sluice_gateway.fold import Folder
-from sluice_gateway.responses.log import ResponseLog, pack, unpack
+from sluice_gateway.responses.log import Batch, ResponseLog, pack, unpack
 from sluice_kit.errors import CancelledByOwnerError, SluiceError
+from sluice_kit.fold import Fold
 
 
 class State(enum.Enum):
@@ -50,7 +50,7 @@ class Response:
     """One response. All methods are for the event loop's thread."""
 
     __slots__ = (
-        "_folder",
+        "_fold",
         "_grace_timer",
         "_on_end",
         "_on_growth",
@@ -106,7 +106,7 @@ class Response:
         self._queue_bytes = queue_bytes
         self._on_growth = on_growth
         self._on_end = on_end
-        self._folder: Folder | None = None
+        self._fold: Fold | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
 
@@ -216,16 +216,18 @@ class Response:
             self.cancel(CancelledByOwnerError("no watcher came back within the grace"))
 
     def _fold_evicted(self) -> None:
-        if self._folder is None:
-            self._folder = Folder()
-        for batch in self.log.take_evicted():
-            self._folder.add(unpack(batch))
+        if self._fold is None:
+            self._fold = Fold()
+        _add(self._fold, self.log.take_evicted())
 
     def answer(self) -> Answer:
         """Returns the answer so far, whole even where the log has forgotten its beginning."""
-        folder = Folder()
-        if self._folder is not None:
-            folder = self._folder.copy()
-        for batch in self.log.batches():
-            folder.add(unpack(batch))
-        return folder.answer(self.name)
+        fold = Fold() if self._fold is None else self._fold.copy()
+        _add(fold, self.log.batches())
+        return fold.answer()
+
+
+def _add(fold: Fold, batches: Iterable[Batch]) -> None:
+    for batch in batches:
+        for offset, event in enumerate(unpack(batch)):
+            fold.add(batch.first + offset, event)

@@ -143,7 +143,9 @@ class Passage(_message.Message):
     score: _builtins.float
     """How well it matches; comparable within one search only. Higher is better."""
     symbol: _builtins.str
-    """Dotted path of the enclosing definition, e.g. "Server.serve". Empty where there is none."""
+    """Dotted path of the enclosing definition, e.g. "Server.serve"; in Markdown the headings, joined by " > ". Empty where
+    there is none.
+    """
     language: _builtins.str
     """Language of the file, e.g. "python". Empty where unknown."""
     match: Global___MatchKind.ValueType

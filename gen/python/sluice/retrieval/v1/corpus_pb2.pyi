@@ -214,7 +214,7 @@ class GitSource(_message.Message):
     host: Global___GitHost.ValueType
     """The kind of host. Unset: told from the address, else plain git."""
     credential: _builtins.str
-    """Name of the stored credential to use. Unset: none."""
+    """Name of the stored credential to use; refused with UNSUPPORTED_OPTION until credentials can be stored. Unset: none."""
     def __init__(
         self,
         *,
