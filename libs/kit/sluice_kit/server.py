@@ -128,15 +128,17 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         """Lets calls in flight finish for `grace` seconds, cancels the rest and waits for their tasks too."""
-        ending = asyncio.create_task(self._server.stop(grace))
-        # grpc does not wait for the tasks of calls that it aborted.
-        idle = asyncio.create_task(self.dispatcher.wait_idle())
-        await asyncio.wait((ending, idle), return_when=asyncio.FIRST_COMPLETED)
-        # Health watches never end by themselves, and every client of the mesh holds one: the grace is for our own calls.
-        # What is left of it lets the last answers leave.
+        self.refuse_new()
+        if grace > 0:
+            # Our own calls, not grpc's: it would wait for health watches too, which never end by themselves and of
+            # which every client of the mesh holds one.
+            idle = asyncio.create_task(self.dispatcher.wait_idle())
+            await asyncio.wait((idle,), timeout=grace)
+            idle.cancel()
+        # Once only: grpc crashes if a second stop runs into the first. What is left of the grace lets answers leave.
         await self._server.stop(min(grace, _LAST_ANSWERS_SECONDS))
-        await ending
-        await idle
+        # grpc does not wait for the tasks of calls that it aborted.
+        await self.dispatcher.wait_idle()
         if self._probe is not None:
             await self._probe.stop(None)
 
