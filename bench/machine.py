@@ -2,6 +2,7 @@
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
@@ -17,8 +18,17 @@ def versions(names: list[str]) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+    commit = _commit()
+    if commit:
+        found["commit"] = commit
     found |= {package: metadata.version(package) for package in _PACKAGES}
     return found | {name: peers.version(name) for name in names if name in peers.PEERS}
+
+
+def _commit() -> str:
+    """Returns the commit that is checked out, marked where files differ from it; nothing outside a repository."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(git, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def _cpu_model() -> str:
