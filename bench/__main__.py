@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(names: Sequence[str], scenarios: Sequence[Scenario], rounds: int, *, verify: bool) -> list[Measurement]:
+    task = asyncio.current_task()
+    assert task is not None  # asyncio.run makes one
+    # Ctrl-C cancels this task by itself; both ways, what was started is stopped.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     found: list[Measurement] = []
     for number in range(rounds):
         found += await run_round(number, names, scenarios, verify=verify, say=_say)
@@ -69,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (StartError, LoadError) as error:
         sys.stderr.write(f"bench: {error}\n")
         return 1
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        sys.stderr.write("bench: stopped\n")
+        return 130
     text = report.markdown(about, found)
     sys.stdout.write(text)
     if options.out is not None:
