@@ -24,6 +24,7 @@ ROLES: Final[Mapping[str, "Role.ValueType"]] = {
     "/sluice.gateway.v1.IntegrationService/ListIntegrations": _USER,
     "/sluice.gateway.v1.IntegrationService/GetIntegrationHealth": _USER,
     "/sluice.provider.v1.ProviderService/Generate": _USER,
+    "/sluice.provider.v1.ProviderService/GenerateWhole": _USER,
     "/sluice.provider.v1.ProviderService/Embed": _USER,
     "/sluice.provider.v1.ProviderService/CountTokens": _USER,
     "/sluice.provider.v1.ProviderService/ListModels": _USER,

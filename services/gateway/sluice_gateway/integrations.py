@@ -31,6 +31,10 @@ class RemoteGenerator:
         self._generate = channel.unary_stream(
             f"{_SERVICE}Generate", pb.GenerateRequest.SerializeToString, pb.GenerateResponse.FromString
         )
+        # Its answer is a stream's batches joined, so it is read as one batch.
+        self._generate_whole = channel.unary_unary(
+            f"{_SERVICE}GenerateWhole", pb.GenerateWholeRequest.SerializeToString, pb.GenerateResponse.FromString
+        )
         self._embed = channel.unary_unary(
             f"{_SERVICE}Embed", pb.EmbedRequest.SerializeToString, pb.EmbedResponse.FromString
         )
@@ -51,6 +55,12 @@ class RemoteGenerator:
         """The pool closes the channel."""
 
     async def generate(self, request: pb.GenerateRequest, call: Call, send: Send) -> None:
+        if request.whole:
+            whole = pb.GenerateWholeRequest(request=request)
+            room = send(await self._unary(self._generate_whole, whole, call))
+            if room is not None:
+                await room
+            return
         stream = self._generate(request, **outgoing(call))
         try:
             async with Pump(stream, send) as pump:

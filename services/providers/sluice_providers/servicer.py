@@ -6,7 +6,9 @@ and the time of attempts, maps foreign exceptions at one seam, and remembers how
 """
 
 import asyncio
+import functools
 import logging
+import math
 import time
 import traceback
 import uuid
@@ -84,7 +86,8 @@ class Servicer:
             request,
             send,
             notices=notices,
-            ttft=settings.ttft_seconds,
+            # A whole answer has no first token to wait for: its deadline is its limit.
+            ttft=math.inf if request.whole else settings.ttft_seconds,
             idle=settings.idle_seconds,
             deadline=call.deadline,
         )
@@ -247,10 +250,24 @@ def _defect(error: Exception) -> SluiceError:
     return internal_error(error_id)
 
 
+async def _generate_whole(generator: Generator, request: pb.GenerateWholeRequest, call: Call) -> bytes:
+    """Runs one attempt and returns its events as one message."""
+    request.request.whole = True
+    batches: list[bytes] = []
+
+    def take(batch: pb.GenerateResponse) -> None:
+        batches.append(batch.SerializeToString())
+
+    await generator.generate(request.request, call, take)
+    # A GenerateWholeResponse: both messages hold nothing but the events, in the same field, and such fields join.
+    return b"".join(batches)
+
+
 def face(generator: Generator) -> SimpleNamespace:
     """Returns the RPCs of ProviderService, by their names in the contract, as the kit's dispatcher wants them."""
     return SimpleNamespace(
         Generate=generator.generate,
+        GenerateWhole=functools.partial(_generate_whole, generator),
         Embed=generator.embed,
         CountTokens=generator.count_tokens,
         ListModels=generator.list_models,

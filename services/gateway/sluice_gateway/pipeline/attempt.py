@@ -21,6 +21,14 @@ else:
     Outcome = int
 
 
+# Looked up once: the enums of protobuf resolve a name anew each time.
+_RUNNING = AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED
+_COMPLETED = AttemptOutcome.ATTEMPT_OUTCOME_COMPLETED
+_FAILED = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+_CANCELLED = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+_NO_REASON = ErrorReason.ERROR_REASON_UNSPECIFIED
+
+
 class AttemptRecord:
     """What is known of one attempt, for the ledger and for `Completed`. Times are in seconds."""
 
@@ -45,8 +53,8 @@ class AttemptRecord:
         """Key of its row in the ledger."""
         self.number = number
         self.target = target
-        self.outcome: Outcome = AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED
-        self.error_reason: Reason = ErrorReason.ERROR_REASON_UNSPECIFIED
+        self.outcome: Outcome = _RUNNING
+        self.error_reason: Reason = _NO_REASON
         self.usage = Usage()
         self.output_bytes = 0
         self.cost_nano_usd: int | None = None
@@ -116,14 +124,15 @@ async def run_attempt(
     watchdog: _Watchdog | None = None
     try:
         async with asyncio.timeout(None) as scope:
-            watchdog = _Watchdog(scope, relay, limits)
+            if not request.whole:  # a whole answer has no first token; its deadline is its limit
+                watchdog = _Watchdog(scope, relay, limits)
             await generator.generate(request, call, relay.deliver)
         relay.check_completed()
-        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_COMPLETED
+        record.outcome = _COMPLETED
     except TimeoutError:
         if watchdog is None or not watchdog.limit:
             raise
-        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+        record.outcome = _FAILED
         record.error_reason = ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT
         seconds = limits.ttft_seconds if watchdog.limit == "ttft" else limits.idle_seconds
         raise make_error(
@@ -132,14 +141,14 @@ async def run_attempt(
             metadata={"limit": watchdog.limit, "provider": record.target.provider},
         ) from None
     except asyncio.CancelledError:
-        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+        record.outcome = _CANCELLED
         raise
     except SluiceError as error:
-        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+        record.outcome = _FAILED
         record.error_reason = error.reason
         raise
     except Exception:
-        record.outcome = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+        record.outcome = _FAILED
         record.error_reason = ErrorReason.ERROR_REASON_INTERNAL
         raise
     finally:

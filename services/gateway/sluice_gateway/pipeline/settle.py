@@ -10,6 +10,12 @@ from sluice_gateway.config import GatewayConfig, PriceConfig
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_kit.config import ConfigDocument
 
+# Looked up once: the enums of protobuf resolve a name anew each time.
+_UNSPECIFIED: Final = UsageSource.USAGE_SOURCE_UNSPECIFIED
+_ESTIMATED: Final = UsageSource.USAGE_SOURCE_ESTIMATED
+_PARTIAL: Final = UsageSource.USAGE_SOURCE_PARTIAL
+_PROVIDER: Final = UsageSource.USAGE_SOURCE_PROVIDER
+
 _BYTES_PER_TOKEN: Final = 4
 """Of English text and code, for every current tokenizer within about a third."""
 _NANO_PER_TOKEN: Final = 1000
@@ -47,15 +53,15 @@ def settle_attempt(attempt: AttemptRecord, final: Usage | None, request: Generat
     `final` is the usage in the attempt's `Completed`. Without it: what the vendor reported before it broke off counts
     as PARTIAL, and if it reported nothing the texts are counted, as ESTIMATED.
     """
-    if final is not None and final.source != UsageSource.USAGE_SOURCE_UNSPECIFIED:
+    if final is not None and final.source != _UNSPECIFIED:
         attempt.usage.CopyFrom(final)
-    elif attempt.usage.source == UsageSource.USAGE_SOURCE_UNSPECIFIED:
+    elif attempt.usage.source == _UNSPECIFIED:
         if attempt.ttft is not None:
             attempt.usage.input_tokens = _estimate(request)
             attempt.usage.output_tokens = -(-attempt.output_bytes // _BYTES_PER_TOKEN)
-        attempt.usage.source = UsageSource.USAGE_SOURCE_ESTIMATED
+        attempt.usage.source = _ESTIMATED
     elif final is None:
-        attempt.usage.source = UsageSource.USAGE_SOURCE_PARTIAL
+        attempt.usage.source = _PARTIAL
     attempt.cost_nano_usd = prices.cost(attempt)
 
 
@@ -83,9 +89,9 @@ def settle_response(upstream: Completed, attempts: Sequence[AttemptRecord]) -> C
 
 # A sum is only as good as its worst part.
 _WORST_FIRST: Final = (
-    UsageSource.USAGE_SOURCE_PARTIAL,
-    UsageSource.USAGE_SOURCE_ESTIMATED,
-    UsageSource.USAGE_SOURCE_PROVIDER,
+    _PARTIAL,
+    _ESTIMATED,
+    _PROVIDER,
 )
 
 
@@ -99,5 +105,5 @@ def total_usage(attempts: Sequence[AttemptRecord]) -> Usage:
         cached_input_tokens=sum(attempt.usage.cached_input_tokens for attempt in attempts),
         output_tokens=sum(attempt.usage.output_tokens for attempt in attempts),
         reasoning_tokens=sum(attempt.usage.reasoning_tokens for attempt in attempts),
-        source=next((source for source in _WORST_FIRST if source in sources), UsageSource.USAGE_SOURCE_UNSPECIFIED),
+        source=next((source for source in _WORST_FIRST if source in sources), _UNSPECIFIED),
     )

@@ -47,10 +47,13 @@ class Subject:
 
             await self._generator.generate(request, Call("/test").with_timeout(timeout), send)
         else:
-            call = self._stub.Generate(request, timeout=timeout)
             try:
-                async for batch in call:
-                    self._take(batch)
+                if request.whole:
+                    answer = await self._stub.GenerateWhole(pb.GenerateWholeRequest(request=request), timeout=timeout)
+                    self._take(pb.GenerateResponse(events=answer.events))
+                else:
+                    async for batch in self._stub.Generate(request, timeout=timeout):
+                        self._take(batch)
             except grpc.aio.AioRpcError as error:
                 raise from_rpc_error(error) from None
         return self.events

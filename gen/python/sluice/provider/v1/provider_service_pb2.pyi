@@ -106,8 +106,8 @@ class GenerateRequest(_message.Message):
     lenient: _builtins.bool
     """Drop tuning the vendor cannot honour, with a Notice each, instead of refusing. Unset: false."""
     whole: _builtins.bool
-    """The caller reads the answer only when it is whole, so the adapter may ask the vendor for one reply instead of a
-    stream where that is cheaper. The events are the same. Unset: false.
+    """Set by GenerateWhole: the adapter may ask the vendor for one reply instead of a stream where that is cheaper. The
+    events are the same. Unset: false.
     """
     @_builtins.property
     def target(self) -> _target_pb2.Target:
@@ -199,6 +199,54 @@ class GenerateResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
+
+@_typing.final
+class GenerateWholeRequest(_message.Message):
+    """One attempt at an answer, to be read when it is whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___GenerateRequest:
+        """The attempt."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___GenerateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateWholeRequest: _TypeAlias = GenerateWholeRequest  # noqa: Y015
+
+@_typing.final
+class GenerateWholeResponse(_message.Message):
+    """A whole answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[_event_pb2.Event]:
+        """Every event, in order: `Started` first, `Completed` last."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[_event_pb2.Event] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerateWholeResponse: _TypeAlias = GenerateWholeResponse  # noqa: Y015
 
 @_typing.final
 class EmbedRequest(_message.Message):

@@ -41,6 +41,11 @@ class ProviderServiceStub:
                 request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.GenerateWhole = channel.unary_unary(
+                '/sluice.provider.v1.ProviderService/GenerateWhole',
+                request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateWholeRequest.SerializeToString,
+                response_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateWholeResponse.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/sluice.provider.v1.ProviderService/Embed',
                 request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.EmbedRequest.SerializeToString,
@@ -71,6 +76,14 @@ class ProviderServiceServicer:
     def Generate(self, request, context):
         """Runs one attempt. The stream holds exactly one `Started`, first, and exactly one `Completed`, last; a stream that
         ends otherwise has failed. Cancelling the call closes the connection to the vendor.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GenerateWhole(self, request, context):
+        """Runs one attempt for a caller that reads the answer only when it is whole: the events of Generate, in one message.
+        It fails as a whole too; time to first token and idle limits do not apply, the call's deadline does.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +124,11 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateRequest.FromString,
                     response_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateResponse.SerializeToString,
+            ),
+            'GenerateWhole': grpc.unary_unary_rpc_method_handler(
+                    servicer.GenerateWhole,
+                    request_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateWholeRequest.FromString,
+                    response_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateWholeResponse.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -162,6 +180,33 @@ class ProviderService:
             '/sluice.provider.v1.ProviderService/Generate',
             sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateRequest.SerializeToString,
             sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GenerateWhole(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.provider.v1.ProviderService/GenerateWhole',
+            sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateWholeRequest.SerializeToString,
+            sluice_dot_provider_dot_v1_dot_provider__service__pb2.GenerateWholeResponse.FromString,
             options,
             channel_credentials,
             insecure,

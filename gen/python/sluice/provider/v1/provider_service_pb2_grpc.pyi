@@ -22,6 +22,10 @@ class ProviderServiceStub:
     """Runs one attempt. The stream holds exactly one `Started`, first, and exactly one `Completed`, last; a stream that
     ends otherwise has failed. Cancelling the call closes the connection to the vendor.
     """
+    GenerateWhole: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GenerateWholeRequest, _provider_service_pb2.GenerateWholeResponse]
+    """Runs one attempt for a caller that reads the answer only when it is whole: the events of Generate, in one message.
+    It fails as a whole too; time to first token and idle limits do not apply, the call's deadline does.
+    """
     Embed: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.EmbedRequest, _provider_service_pb2.EmbedResponse]
     """Turns texts into vectors, batched to the vendor's limit, in order."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.CountTokensRequest, _provider_service_pb2.CountTokensResponse]
@@ -44,6 +48,16 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_provider_service_pb2.GenerateResponse]:
         """Runs one attempt. The stream holds exactly one `Started`, first, and exactly one `Completed`, last; a stream that
         ends otherwise has failed. Cancelling the call closes the connection to the vendor.
+        """
+
+    @_abc_1.abstractmethod
+    def GenerateWhole(
+        self,
+        request: _provider_service_pb2.GenerateWholeRequest,
+        context: _aio.ServicerContext[_provider_service_pb2.GenerateWholeRequest, _abc.Awaitable[_provider_service_pb2.GenerateWholeResponse]],
+    ) -> _abc.Awaitable[_provider_service_pb2.GenerateWholeResponse]:
+        """Runs one attempt for a caller that reads the answer only when it is whole: the events of Generate, in one message.
+        It fails as a whole too; time to first token and idle limits do not apply, the call's deadline does.
         """
 
     @_abc_1.abstractmethod
