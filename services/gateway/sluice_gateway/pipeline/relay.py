@@ -21,7 +21,8 @@ class Relay:
 
     Until the first content the events are held, so that an attempt that fails before it leaves no trace in the stream;
     the first content commits. `Completed` is kept back for the settlement, and the model's citation claims for their
-    check. Everything else is passed on as it is, in order.
+    check. Everything else is passed on as it is, in order; what came in one batch with `Completed` leaves in one message
+    with the response's own, unless citations have to be checked between the two.
     """
 
     __slots__ = (
@@ -34,6 +35,7 @@ class Relay:
         "completed",
         "last_batch",
         "record",
+        "tail",
     )
 
     def __init__(self, response: Response, record: "AttemptRecord", collector: CitationCollector | None) -> None:
@@ -46,6 +48,8 @@ class Relay:
         self.committed = False
         self.completed: Completed | None = None
         self.last_batch = 0.0
+        self.tail: list[Event] = []
+        """What is left to be shown before the response's `Completed`."""
 
     def deliver(self, batch: GenerateResponse) -> Awaitable[None] | None:
         """Takes a batch. What it returns, if anything, is done when there is room for more.
@@ -108,7 +112,16 @@ class Relay:
         return self._pass_on(held)
 
     def _pass_on(self, events: list[Event]) -> Awaitable[None] | None:
+        if self.completed is not None and self._collector is None:
+            self.tail = events
+            return None
         return self._response.emit(*events) if events else None
+
+    def show_tail(self) -> None:
+        """Shows what was kept for the end, where there is no proper end to show it with."""
+        tail, self.tail = self.tail, []
+        if tail:
+            self._response.emit(*tail)
 
     def check_completed(self) -> None:
         """Is called when the attempt has ended without an error: raises unless it ended with its `Completed`."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sluice.chat.v1.event_pb2 import Accepted, Completed, Event, Notice, NoticeCode, RouteChanged
+from sluice.chat.v1.event_pb2 import Accepted, Event, Notice, NoticeCode, RouteChanged
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -103,7 +103,7 @@ class Pipeline:
         self._ledger.response_ended(response)
 
     async def _answer(self, response: Response, job: Job) -> list[Event]:
-        """Makes the answer and returns its last events: the citations, and `Completed`."""
+        """Makes the answer and returns its last events, up to `Completed`."""
         spec, plan = job.spec, job.plan
         grounded = spec.HasField("grounding")
         first = None if grounded else AttemptRecord(1, plan.targets[0])
@@ -120,14 +120,15 @@ class Pipeline:
             response.emit(found.event)
         attempts: list[AttemptRecord] = []
         try:
-            upstream, collector = await self._attempts(response, job, template, passages, attempts, first)
+            relay, collector = await self._attempts(response, job, template, passages, attempts, first)
         except SluiceError as error:
             if len(attempts) > 1:
                 error.metadata.setdefault("attempts", str(len(attempts)))
             raise
         citations = [] if collector is None else await collector.check(self._retrieval, job.call)
-        completed = settle_response(upstream, attempts)
-        return [*(Event(citation=citation) for citation in citations), Event(completed=completed)]
+        assert relay.completed is not None  # run_attempt checks it
+        completed = settle_response(relay.completed, attempts)
+        return [*relay.tail, *(Event(citation=citation) for citation in citations), Event(completed=completed)]
 
     async def _attempts(
         self,
@@ -137,8 +138,8 @@ class Pipeline:
         passages: list[Passage],
         attempts: list[AttemptRecord],
         first: AttemptRecord | None,
-    ) -> tuple[Completed, CitationCollector | None]:
-        """Tries the targets in order until one delivers; returns its `Completed` and what it cited."""
+    ) -> tuple[Relay, CitationCollector | None]:
+        """Tries the targets in order until one delivers; returns its relay and what it cited."""
         failure: SluiceError | None = None
         for target in job.plan.targets:
             if failure is not None:
@@ -159,9 +160,9 @@ class Pipeline:
                 except SluiceError as error:
                     failure = error
                 else:
-                    assert relay.completed is not None  # run_attempt checks it
-                    return relay.completed, collector
+                    return relay, collector
                 if relay.committed:
+                    relay.show_tail()
                     raise failure
                 if failure.reason == _R.ERROR_REASON_CONTEXT_TOO_LONG and passages:
                     passages = []
