@@ -8,9 +8,10 @@ from sluice.chat.v1 import event_pb2, passage_pb2
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.task.v1 import task_service_pb2 as task_pb
 from sluice_kit.auth import Authenticator, LocalAuthenticator
+from sluice_kit.call import Call
 from sluice_kit.config import ServerConfig
 from sluice_kit.errors import SluiceError
-from sluice_kit.rpc import Call, SendMessage
+from sluice_kit.rpc import SendMessage
 from sluice_kit.server import Server
 
 RESPONSE = "responses/r1"

@@ -3,7 +3,7 @@
 The modules, each named for its thing:
 
 - `errors`: the one table of reasons, codes and exceptions
-- `rpc`: the wrapper around every handler, and `Call`, what a handler knows of its caller
+- `rpc`: the wrapper around every handler; `call`: what a handler knows of its call
 - `server`: one bootstrap for every service; `main` turns it into a process
 - `channels`: pooled channels to other services, with deadline and identity passed on
 - `pump`: moves a stream of messages from an upstream call, bounded and cancel-safe

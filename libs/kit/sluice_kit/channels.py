@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import grpc
 
+from sluice_kit.call import REQUEST_ID_KEY, Call
 from sluice_kit.identity import IDENTITY_KEY, encode
-from sluice_kit.rpc import REQUEST_ID_KEY, Call
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 

@@ -11,8 +11,8 @@ import sys
 import time
 from typing import Any, Final
 
+from sluice_kit.call import current_call
 from sluice_kit.config import LogConfig
-from sluice_kit.rpc import current_call
 
 _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {
     "message",

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_kit.call import Call
 from sluice_kit.config import ConfigDocument
-from sluice_kit.rpc import Call
 
 COLOCATE_GROUP: Final = "sluice.colocate"
 """Entry-point group of factories that make Generators for the gateway's own process. A factory is called with the

@@ -14,7 +14,6 @@ id alone, because grpc would show the exception's text to the caller.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
 from typing import Any, Final, cast
 
 import grpc
@@ -23,19 +22,16 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
-from sluice.auth.v1.identity_pb2 import Identity
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit import errors
 from sluice_kit.auth import Authenticator, Metadata
+from sluice_kit.call import Call, current_call
 from sluice_kit.errors import FieldViolation, InvalidRequestError, SluiceError, make_error
-from sluice_kit.identity import LOCAL_IDENTITY
 from sluice_kit.ids import new_id
 from sluice_kit.roles import authorize
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID_KEY: Final = "x-request-id"
-_MAX_REQUEST_ID_CHARS: Final = 128
 _DRAIN_RETRY_SECONDS: Final = 1.0
 _MAX_VIOLATIONS: Final = 16
 
@@ -44,63 +40,6 @@ Context = Any
 
 SendMessage = Callable[[Any], Awaitable[None]]
 """Sends one message of a stream: a protobuf message, or its bytes already serialised."""
-
-
-class Call:
-    """What a handler knows of its call, independent of the transport.
-
-    `deadline` is on the clock of `asyncio`'s loop, in seconds; None means that the caller set none.
-    """
-
-    __slots__ = ("_request_id", "deadline", "identity", "metadata", "method")
-
-    def __init__(
-        self,
-        method: str,
-        identity: Identity = LOCAL_IDENTITY,
-        deadline: float | None = None,
-        metadata: Metadata = (),
-    ) -> None:
-        self.method = method
-        self.identity = identity
-        self.deadline = deadline
-        self.metadata = metadata
-        self._request_id: str | None = None
-
-    @property
-    def tenant(self) -> str:
-        """The tenant that owns whatever the call touches."""
-        return self.identity.tenant
-
-    @property
-    def request_id(self) -> str:
-        """What logs call this call: the caller's `x-request-id`, else one made up."""
-        if self._request_id is None:
-            for key, value in self.metadata:
-                if key == REQUEST_ID_KEY and isinstance(value, str) and value.isprintable():
-                    self._request_id = value[:_MAX_REQUEST_ID_CHARS]
-                    break
-            else:
-                self._request_id = new_id()
-        return self._request_id
-
-    def time_remaining(self) -> float | None:
-        """Returns the seconds left, at least 0; None without a deadline."""
-        if self.deadline is None:
-            return None
-        return max(0.0, self.deadline - asyncio.get_running_loop().time())
-
-    def with_timeout(self, seconds: float) -> "Call":
-        """Returns the same call with a deadline at most so many seconds away."""
-        limit = asyncio.get_running_loop().time() + seconds
-        deadline = limit if self.deadline is None else min(limit, self.deadline)
-        child = Call(self.method, self.identity, deadline, self.metadata)
-        child._request_id = self._request_id
-        return child
-
-
-current_call: ContextVar[Call | None] = ContextVar("sluice_current_call", default=None)
-"""The call that the running task serves, for logs."""
 
 
 def validate(request: Message) -> None:

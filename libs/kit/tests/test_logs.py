@@ -7,8 +7,8 @@ import logging
 import pytest
 
 from sluice_kit import logs
+from sluice_kit.call import Call, current_call
 from sluice_kit.config import LogConfig
-from sluice_kit.rpc import Call, current_call
 
 SECRETS = [
     "sk-proj-abcdefghijklmnop",

@@ -14,10 +14,11 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.task.v1 import task_service_pb2 as pb
 from sluice.task.v1 import task_service_pb2_grpc as pb_grpc
 from sluice_kit.auth import Authenticator, LocalAuthenticator
+from sluice_kit.call import Call
 from sluice_kit.channels import open_channel
 from sluice_kit.config import ServerConfig
 from sluice_kit.errors import NotFoundError, from_rpc_error
-from sluice_kit.rpc import Call, SendMessage
+from sluice_kit.rpc import SendMessage
 from sluice_kit.server import BindError, Server, shut_down, start
 
 SECRET = "api_key=sk-live-abcdefghij"

@@ -15,10 +15,11 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_service_pb2, search_service_pb2
 from sluice.task.v1 import task_service_pb2 as task_pb
 from sluice_gateway.services.paging import decode_token, encode_token
+from sluice_kit.call import Call
 from sluice_kit.channels import outgoing
 from sluice_kit.errors import NotFoundError, SluiceError, from_rpc_error, make_error
 from sluice_kit.pump import ByteQueue, Pump
-from sluice_kit.rpc import Call, Dispatcher, SendMessage, handlers_by_path, invalid_field
+from sluice_kit.rpc import Dispatcher, SendMessage, handlers_by_path, invalid_field
 from sluice_kit.server import Server
 
 RETRIEVAL: Final = "retrieval"

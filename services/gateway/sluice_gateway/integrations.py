@@ -11,12 +11,12 @@ import grpc
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_gateway.config import IntegrationConfig
+from sluice_kit.call import Call
 from sluice_kit.channels import ChannelPool, outgoing
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import from_rpc_error, make_error
 from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send
 from sluice_kit.pump import Pump
-from sluice_kit.rpc import Call
 
 log = logging.getLogger(__name__)
 

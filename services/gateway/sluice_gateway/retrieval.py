@@ -8,9 +8,9 @@ import grpc
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import search_service_pb2 as search_pb
+from sluice_kit.call import Call
 from sluice_kit.channels import outgoing
 from sluice_kit.errors import from_rpc_error, make_error
-from sluice_kit.rpc import Call
 
 _SERVICE: Final = "/sluice.retrieval.v1.SearchService/"
 _SEARCH_SECONDS: Final = 15.0

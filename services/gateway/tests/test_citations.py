@@ -13,8 +13,8 @@ from sluice.chat.v1.passage_pb2 import Citation, CitationState, Passage, Span
 from sluice.retrieval.v1.search_service_pb2 import SpanState, SpanToVerify
 from sluice_gateway.pipeline.citations import CitationCollector
 from sluice_gateway.retrieval import Retrieval
+from sluice_kit.call import Call
 from sluice_kit.errors import UnavailableError
-from sluice_kit.rpc import Call
 
 TEXT = "first\nsecond\nthird\n"
 PASSAGE = Passage(

@@ -20,9 +20,10 @@ from sluice.chat.v1 import event_pb2
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_kit.call import Call
 from sluice_kit.errors import Reason, SluiceError, internal_error, make_error
 from sluice_kit.ports import Generator, Send
-from sluice_kit.rpc import Call, invalid_field
+from sluice_kit.rpc import invalid_field
 from sluice_providers import options
 from sluice_providers.attempt import Attempt
 from sluice_providers.base import Adapter, Settings

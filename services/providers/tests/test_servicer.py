@@ -12,9 +12,9 @@ import pytest
 from sluice.chat.v1 import parameters_pb2
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_kit.call import Call
 from sluice_kit.config import ConfigError, load
 from sluice_kit.errors import SluiceError
-from sluice_kit.rpc import Call
 from sluice_providers import options
 from sluice_providers.base import Adapter, Emitter, Settings
 from sluice_providers.colocate import create, make

@@ -10,10 +10,10 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
 from sluice_gateway.config import TimeLimits
 from sluice_gateway.pipeline.relay import Relay
+from sluice_kit.call import Call
 from sluice_kit.errors import Reason, SluiceError, make_error
 from sluice_kit.ids import new_uuid
 from sluice_kit.ports import Generator
-from sluice_kit.rpc import Call
 
 if TYPE_CHECKING:
     Outcome: TypeAlias = AttemptOutcome.ValueType

@@ -14,8 +14,8 @@ from sluice.chat.v1.event_pb2 import CitationDelta, TextDelta
 from sluice.chat.v1.passage_pb2 import Citation, CitationState, Passage, Span
 from sluice.retrieval.v1.search_service_pb2 import SpanState, SpanToVerify
 from sluice_gateway.retrieval import Retrieval
+from sluice_kit.call import Call
 from sluice_kit.errors import SluiceError
-from sluice_kit.rpc import Call
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from sluice.gateway.v1.chat_service_pb2 import ChatSpec, GroundingPolicy
 from sluice.retrieval.v1.search_service_pb2 import SearchRequest
 from sluice_gateway.pipeline.prompts import GROUNDED, Template, template
 from sluice_gateway.retrieval import Retrieval
+from sluice_kit.call import Call
 from sluice_kit.errors import SluiceError
-from sluice_kit.rpc import Call, invalid_field
+from sluice_kit.rpc import invalid_field
 
 DEFAULT_TOP_K: Final = 8
 DEFAULT_TOKEN_BUDGET: Final = 6000

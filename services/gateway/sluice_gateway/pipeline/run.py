@@ -24,9 +24,9 @@ from sluice_gateway.pipeline.settle import Prices, settle_attempt, settle_respon
 from sluice_gateway.records.ledger import Claim, Ledger
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.retrieval import Retrieval
+from sluice_kit.call import Call
 from sluice_kit.errors import DeadlineError, SluiceError, UnavailableError, internal_error, make_error
 from sluice_kit.ids import new_id
-from sluice_kit.rpc import Call
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.watch import announce_shutdown, tend
+from sluice_kit.call import Call
 from sluice_kit.errors import LimitError, NotFoundError, make_error
 from sluice_kit.ids import new_id
-from sluice_kit.rpc import Call
 
 _OVERHEAD_BYTES: Final = 4096
 """What an ended response costs beside its log."""

@@ -11,8 +11,9 @@ from sluice_gateway.pipeline.ground import query_of
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.watch import watch
+from sluice_kit.call import Call
 from sluice_kit.errors import to_status
-from sluice_kit.rpc import Call, SendMessage, invalid_field
+from sluice_kit.rpc import SendMessage, invalid_field
 
 _STATES: Final = {
     State.RUNNING: pb.ResponseState.RESPONSE_STATE_RUNNING,

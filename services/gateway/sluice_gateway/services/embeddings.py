@@ -10,8 +10,8 @@ from sluice.gateway.v1 import embedding_service_pb2 as pb
 from sluice.provider.v1 import provider_service_pb2 as provider_pb
 from sluice_gateway.integrations import Integration, Integrations
 from sluice_gateway.pipeline.plan import Planner
+from sluice_kit.call import Call
 from sluice_kit.errors import DeadlineError, SluiceError
-from sluice_kit.rpc import Call
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from sluice.gateway.v1 import integration_service_pb2 as pb
 from sluice.provider.v1.provider_service_pb2 import GetStatusRequest, GetStatusResponse
 from sluice_gateway.integrations import Integration, Integrations
 from sluice_gateway.services.paging import page
+from sluice_kit.call import Call
 from sluice_kit.errors import SluiceError, make_error
-from sluice_kit.rpc import Call
 
 _LIST_SECONDS: Final = 2.0
 _PROBE_SECONDS: Final = 10.0

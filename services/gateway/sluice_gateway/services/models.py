@@ -13,8 +13,9 @@ from sluice.provider.v1.provider_service_pb2 import ListModelsRequest
 from sluice_gateway.integrations import Integration, Integrations
 from sluice_gateway.pipeline.plan import Planner, parse_target
 from sluice_gateway.services.paging import page
+from sluice_kit.call import Call
 from sluice_kit.errors import SluiceError, make_error
-from sluice_kit.rpc import Call, invalid_field
+from sluice_kit.rpc import invalid_field
 
 _ASK_SECONDS: Final = 5.0
 _DEFAULT_PAGE: Final = 1000

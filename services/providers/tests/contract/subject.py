@@ -15,10 +15,10 @@ import pytest
 from sluice.chat.v1 import event_pb2, message_pb2, target_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice.provider.v1 import provider_service_pb2_grpc
+from sluice_kit.call import Call
 from sluice_kit.channels import open_channel
 from sluice_kit.errors import SluiceError, from_rpc_error
 from sluice_kit.ports import Generator
-from sluice_kit.rpc import Call
 from sluice_kit.testing import document_of, make_service, running
 from sluice_providers.colocate import create
 

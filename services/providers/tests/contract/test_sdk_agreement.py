@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from sluice_kit.call import Call
 from sluice_kit.config import load
-from sluice_kit.rpc import Call
 from sluice_providers.colocate import make
 from sluice_providers.vendor import VendorAdapter
 

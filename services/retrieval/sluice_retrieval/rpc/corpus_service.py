@@ -9,8 +9,9 @@ from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_service_pb2 as pb
 from sluice.retrieval.v1.corpus_pb2 import Corpus, Document, Embedder, PathFilters
+from sluice_kit.call import Call
 from sluice_kit.errors import make_error
-from sluice_kit.rpc import Call, invalid_field
+from sluice_kit.rpc import invalid_field
 from sluice_retrieval.config import EmbedderConfig
 from sluice_retrieval.indexing.indexer import KIND
 from sluice_retrieval.names import (

@@ -1,7 +1,7 @@
 """SearchService."""
 
 from sluice.retrieval.v1 import search_service_pb2 as pb
-from sluice_kit.rpc import Call
+from sluice_kit.call import Call
 from sluice_retrieval.rpc.corpus_service import path_filter
 from sluice_retrieval.search.searcher import Searcher
 from sluice_retrieval.search.verifier import Verifier

@@ -8,8 +8,9 @@ from sqlalchemy.orm import Session
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.task.v1 import task_service_pb2 as pb
+from sluice_kit.call import Call
 from sluice_kit.errors import make_error
-from sluice_kit.rpc import Call, SendMessage, invalid_field
+from sluice_kit.rpc import SendMessage, invalid_field
 from sluice_retrieval.names import DEFAULT_PAGE, decode_page, encode_page
 from sluice_retrieval.records import tasks as rows
 from sluice_retrieval.records.database import Database

@@ -9,8 +9,9 @@ from typing import Final
 
 from sluice.chat.v1.passage_pb2 import MatchKind, Passage
 from sluice.retrieval.v1 import search_service_pb2 as pb
+from sluice_kit.call import Call
 from sluice_kit.errors import NotFoundError, SluiceError
-from sluice_kit.rpc import Call, invalid_field
+from sluice_kit.rpc import invalid_field
 from sluice_retrieval.embedding import EmbedderSpec, EmbeddingClient
 from sluice_retrieval.indexing.indexer import embedder_of
 from sluice_retrieval.names import corpus_id_of
