@@ -54,8 +54,9 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
     ("grpc.enable_http_proxy", 0),
     # A peer that restarts is back within a second, not after grpc's default of up to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # In spite of its name this is how long one attempt to connect may take: short, a busy machine is taken for a dead one.
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.service_config", _SERVICE_CONFIG),
 )
 

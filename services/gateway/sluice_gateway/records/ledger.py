@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, create_engine, event, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.pool import NullPool
 
 from sluice.chat.v1 import event_pb2, usage_pb2
 from sluice_gateway.records.schema import Keys, attempts, first_key, metadata, responses
@@ -66,7 +67,9 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Named parameters let rows go to the driver as they are.
-        self._engine = create_engine(f"sqlite:///{path}", paramstyle="named", connect_args={"check_same_thread": False})
+        self._engine = create_engine(
+            f"sqlite:///{path}", paramstyle="named", poolclass=NullPool, connect_args={"check_same_thread": False}
+        )
         event.listen(self._engine, "connect", _pragmas)
         metadata.create_all(self._engine)
         self._insert_response = Statement(self._engine, insert(responses))

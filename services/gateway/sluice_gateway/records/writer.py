@@ -50,7 +50,6 @@ class Writer:
     """Groups and commits. Make it inside the event loop; all methods are for that loop's thread."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._connection = engine.connect()
         # The driver is asked directly: SQLAlchemy's own execution costs several times what these rows do.
@@ -62,6 +61,8 @@ class Writer:
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
         self._last_commit = 0.0
+        # Kept open, because SQLite leaves the file of a connection open for as long as another one holds a lock on it.
+        self._checkpointer = engine.connect()
         self._checkpoint: asyncio.Task[None] = self._loop.create_task(self._checkpoints())
 
     def write(self, *rows: tuple[Statement, Row]) -> asyncio.Future[None]:
@@ -106,6 +107,7 @@ class Writer:
             self._timer.cancel()
         if self._urgent or self._later:
             log.error("records are lost", extra={"rows": sum(map(len, self._later.values()))})
+        self._checkpointer.close()
         self._connection.close()
 
     def _flush_in(self, seconds: float) -> None:
@@ -173,14 +175,19 @@ class Writer:
         """Moves the write-ahead log into the database now and then, in a thread, because that waits for the disk."""
         while True:
             await asyncio.sleep(_CHECKPOINT_SECONDS)
+            work = self._loop.run_in_executor(None, self._run_checkpoint)
             try:
-                await self._loop.run_in_executor(None, self._run_checkpoint)
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                # The thread goes on, and its connection must not be closed under it.
+                await asyncio.wait((work,))
+                raise
             except SQLAlchemyError:
                 log.exception("the records' log cannot be checkpointed")
 
     def _run_checkpoint(self) -> None:
-        with self._engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+        self._checkpointer.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+        self._checkpointer.rollback()
 
 
 def _unavailable(error: Exception) -> SluiceError:
