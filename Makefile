@@ -20,8 +20,9 @@ help: ## show this list
 setup: ## make .venv with every pinned package and the members (does nothing when up to date)
 	@$(PYTHON) scripts/setup.py
 
-gen: setup ## generate gen/ from protos/
+gen: setup ## generate gen/ from protos/, and the reference tables in docs/
 	@$(BIN)/python scripts/gen.py $(ARGS)
+	@$(BIN)/python scripts/docs.py
 
 lock: setup ## compile requirements/*.lock; ARGS=--upgrade takes newer versions (needs the network)
 	@$(BIN)/python scripts/lock.py $(ARGS)
@@ -51,6 +52,7 @@ test: setup ## every test; ARGS="-k word" chooses
 check: setup ## what CI runs: generated code and locks current, lint, types, compatibility, every test
 	@echo "check: generated code"
 	@$(BIN)/python scripts/gen.py --check
+	@$(BIN)/python scripts/docs.py --check
 	@echo "check: locks"
 	@$(BIN)/python scripts/lock.py --check
 	@$(MAKE) --no-print-directory lint
