@@ -63,7 +63,7 @@ class Gateway:
         peer = channels.get(config.retrieval.address) if config.retrieval is not None else None
         self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
         pipeline = Pipeline(self._integrations, Retrieval(peer), self._ledger, self._prices)
-        self.responses = Responses(config, planner, pipeline.run)
+        self.responses = Responses(config, planner, self._ledger, pipeline.run)
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
         embeddings = EmbeddingService(self._integrations, planner)
         server.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)

@@ -28,7 +28,13 @@ COMPLETED = ev.Event(completed=ev.Completed())
 @pytest.fixture
 async def response() -> AsyncIterator[Response]:
     made = Response(
-        "r", LOCAL_IDENTITY, log_bytes=1 << 20, queue_bytes=1 << 20, on_growth=lambda size: None, on_end=lambda r: None
+        "r",
+        LOCAL_IDENTITY,
+        row_key=1,
+        log_bytes=1 << 20,
+        queue_bytes=1 << 20,
+        on_growth=lambda size: None,
+        on_end=lambda r: None,
     )
     yield made
     made.done.cancel()

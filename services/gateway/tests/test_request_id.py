@@ -80,6 +80,9 @@ async def test_what_a_crash_left_open_is_ended(start: Any, ask: Any, tmp_path: P
         [response], [attempt] = await client.rows("responses"), await client.rows("attempts")
         assert (response["state"], response["reason"]) == ("failed", "RESPONSE_LOST")
         assert (attempt["outcome"], attempt["usage_source"]) == ("failed", "estimated")
+        resumed = await client.resume(f"responses/{response['id']}", 2)
+        assert resumed.error is not None
+        assert resumed.error.reason == R.ERROR_REASON_RESPONSE_LOST
         again = await client.stream(ask("scripted/text?tokens=1000&delay_ms=20"), request_id)
         assert again.error is not None
         assert again.error.reason == R.ERROR_REASON_RESPONSE_LOST

@@ -127,6 +127,7 @@ async def test_ended_responses_are_forgotten_after_a_while(start: Any, ask: Any,
         gone = await client.resume(seen.response)
     assert gone.error is not None
     assert gone.error.reason == R.ERROR_REASON_NOT_FOUND
+    assert "no longer kept" in gone.error.message
 
 
 async def test_the_oldest_are_forgotten_first_when_there_is_too_much(start: Any, ask: Any) -> None:
@@ -137,10 +138,11 @@ async def test_the_oldest_are_forgotten_first_when_there_is_too_much(start: Any,
         assert client.gateway.responses.kept_bytes <= 20_000
 
 
+@pytest.mark.parametrize("name", ["responses/none", "responses/1f-x", "responses/ffffffffffffffffffff-x"])
 @pytest.mark.parametrize("method", ["ResumeChat", "CancelChat", "GetResponse"])
-async def test_a_response_that_does_not_exist(client: Any, method: str) -> None:
-    request = getattr(pb, f"{method}Request")(response="responses/none")
+async def test_a_response_that_does_not_exist(client: Any, method: str, name: str) -> None:
+    request = getattr(pb, f"{method}Request")(response=name)
     call = getattr(client.chat, method)(request)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (call.read() if method == "ResumeChat" else call)
-    assert from_rpc_error(caught.value).metadata == {"resource": "responses/none"}
+    assert from_rpc_error(caught.value).metadata == {"resource": name}

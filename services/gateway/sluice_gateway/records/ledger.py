@@ -52,13 +52,17 @@ REQUEST_ID_SECONDS = 24 * 3600
 """How long a request id is remembered."""
 
 
+_CLAIM = select(responses.c.id, responses.c.fingerprint, responses.c.state, responses.c.reason)
+
+
 @dataclass(frozen=True)
 class Claim:
-    """What the ledger knows of a request id: the response that took it, and for which request."""
+    """What the ledger knows of a response: for which request it was, and how it ended."""
 
     response_id: str
     fingerprint: str
     state: str
+    reason: str
 
 
 class Ledger:
@@ -134,7 +138,6 @@ class Ledger:
         self, response: "Response", method: str, request_id: str, model: str, labels: Mapping[str, str]
     ) -> Row:
         """Returns a response's row as it is when it is accepted."""
-        response.row_key = self._keys.next(response.accept_time_ns)
         return {
             "key": response.row_key,
             "id": response.id,
@@ -166,6 +169,15 @@ class Ledger:
             "start_ns": now,
             **_end_of(attempt),
         }
+
+    def new_key(self) -> int:
+        """Returns the key of a row that is made now."""
+        return self._keys.next(time.time_ns())
+
+    def find(self, tenant: str, key: int, response_id: str) -> Claim | None:
+        """Returns what is on record of a response that is no longer in memory. Raises STORE_UNAVAILABLE."""
+        query = _CLAIM.where(responses.c.key == key, responses.c.id == response_id, responses.c.tenant == tenant)
+        return self._writer.run(lambda connection: _first_claim(connection, query))
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
         """Returns every row of a table, for tests and checks."""
@@ -217,7 +229,7 @@ def _try_claim(connection: Connection, statement: Statement, row: Row) -> Claim 
     taken = connection.exec_driver_sql(statement.sql, dict(row)).rowcount == 1
     if taken:
         return None
-    query = select(responses.c.id, responses.c.fingerprint, responses.c.state).where(
+    query = _CLAIM.where(
         responses.c.tenant == row["tenant"],
         responses.c.method == row["method"],
         responses.c.request_id == row["request_id"],

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
@@ -11,16 +12,18 @@ from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
+from sluice_gateway.records.ledger import Claim, Ledger
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.watch import announce_shutdown, tend
 from sluice_kit.call import Call
-from sluice_kit.errors import LimitError, NotFoundError, make_error
+from sluice_kit.errors import LimitError, NotFoundError, make_error, reason_name
 from sluice_kit.ids import new_id
 
 _OVERHEAD_BYTES: Final = 4096
 """What an ended response costs beside its log."""
 _RETRY_SECONDS: Final = 1.0
 _TICK_SECONDS: Final = 1.0
+_ROW_KEY: Final = re.compile("[0-9a-f]{1,15}")
 
 Run = Callable[[Response, Job], Coroutine[Any, Any, None]]
 
@@ -28,8 +31,9 @@ Run = Callable[[Response, Job], Coroutine[Any, Any, None]]
 class Responses:
     """Every response of this process, by its id. For the event loop's thread."""
 
-    def __init__(self, config: GatewayConfig, planner: Planner, run: Run) -> None:
+    def __init__(self, config: GatewayConfig, planner: Planner, ledger: Ledger, run: Run) -> None:
         self._config = config
+        self._ledger = ledger
         self._planner = planner
         self._run = run
         self._by_id: dict[str, Response] = {}
@@ -87,9 +91,12 @@ class Responses:
                 return earlier
         self._admit(call.tenant)
         plan = self._planner.plan(spec.model, spec.fallbacks)
+        key_of_row = self._ledger.new_key()
         response = Response(
-            new_id(),
+            # The row can be found by the name alone, and the name cannot be guessed from it.
+            f"{key_of_row:x}-{new_id()[:16]}",
             call.identity,
+            row_key=key_of_row,
             log_bytes=self._config.log.response_bytes,
             queue_bytes=self._config.watchers.queue_bytes,
             grace=spec.detach_grace.ToTimedelta().total_seconds() if spec.HasField("detach_grace") else 0.0,
@@ -132,11 +139,30 @@ class Responses:
             raise LimitError("the gateway holds as many events as it may", retry_after=_RETRY_SECONDS)
 
     def get(self, name: str, tenant: str) -> Response:
-        """Returns a response by its resource name. Raises NotFoundError; another tenant's does not exist either."""
+        """Returns a response by its resource name.
+
+        Raises RESPONSE_LOST for one that was running when the gateway was restarted, NotFoundError for one that is no
+        longer kept or never was; another tenant's does not exist either.
+        """
         response = self._by_id.get(name.removeprefix("responses/"))
-        if response is None or response.tenant != tenant:
-            raise NotFoundError(f"no {name}, or it is no longer kept", metadata={"resource": name})
-        return response
+        if response is not None and response.tenant == tenant:
+            return response
+        claim = self._on_record(name.removeprefix("responses/"), tenant)
+        if claim is not None and claim.reason == reason_name(ErrorReason.ERROR_REASON_RESPONSE_LOST):
+            raise make_error(
+                ErrorReason.ERROR_REASON_RESPONSE_LOST,
+                "the gateway was restarted while this response ran; ask again with a new request_id",
+                metadata={"resource": name},
+            )
+        if claim is not None:
+            raise NotFoundError(f"{name} has ended and is no longer kept", metadata={"resource": name})
+        raise NotFoundError(f"no {name}", metadata={"resource": name})
+
+    def _on_record(self, response_id: str, tenant: str) -> Claim | None:
+        key = response_id.partition("-")[0]
+        if not _ROW_KEY.fullmatch(key):
+            return None  # not a name of ours
+        return self._ledger.find(tenant, int(key, 16), response_id)
 
     def _on_growth(self, size: int) -> None:
         self._bytes += size

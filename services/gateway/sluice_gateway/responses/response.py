@@ -79,6 +79,7 @@ class Response:
         response_id: str,
         identity: Identity,
         *,
+        row_key: int,
         log_bytes: int,
         queue_bytes: int,
         grace: float = 0.0,
@@ -90,7 +91,7 @@ class Response:
         self.identity = identity
         self.key: tuple[str, str, str] | None = None
         self.fingerprint = b""
-        self.row_key = 0
+        self.row_key = row_key
         """Key of its row in the ledger."""
         self.log = ResponseLog(log_bytes)
         self.state = State.RUNNING
