@@ -138,7 +138,7 @@ async def test_the_oldest_are_forgotten_first_when_there_is_too_much(start: Any,
         assert client.gateway.responses.kept_bytes <= 20_000
 
 
-@pytest.mark.parametrize("name", ["responses/none", "responses/1f-x", "responses/ffffffffffffffffffff-x"])
+@pytest.mark.parametrize("name", ["responses/none", "responses/1f-x", "responses/ffffffffffffffff-x"])
 @pytest.mark.parametrize("method", ["ResumeChat", "CancelChat", "GetResponse"])
 async def test_a_response_that_does_not_exist(client: Any, method: str, name: str) -> None:
     request = getattr(pb, f"{method}Request")(response=name)

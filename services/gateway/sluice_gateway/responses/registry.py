@@ -23,7 +23,8 @@ _OVERHEAD_BYTES: Final = 4096
 """What an ended response costs beside its log."""
 _RETRY_SECONDS: Final = 1.0
 _TICK_SECONDS: Final = 1.0
-_ROW_KEY: Final = re.compile("[0-9a-f]{1,15}")
+_ROW_KEY: Final = re.compile("[0-9a-f]{1,15}|[0-7][0-9a-f]{15}")
+"""A key as the beginning of a response's id: hexadecimal, and not above what a database's integer holds."""
 
 Run = Callable[[Response, Job], Coroutine[Any, Any, None]]
 
