@@ -12,7 +12,7 @@ import pytest
 from .house import ROOT, load_script
 
 VENDORS = {"openai", "anthropic"}
-STORE = {"qdrant-client", "qdrant-edge-py", "tree-sitter", "semantic-text-splitter"}
+STORE = {"qdrant-client", "qdrant-edge-py", "tree-sitter"}
 
 
 @pytest.fixture
