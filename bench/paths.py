@@ -135,3 +135,6 @@ def obvious(site: Site) -> Running:
 
 PATHS: Final[dict[str, Path_]] = {"direct": direct, "two": two, "colocated": colocated, "obvious": obvious}
 """By name; the first of them costs nothing of its own."""
+
+OURS: Final = ("two", "colocated")
+"""Those that are Sluice."""

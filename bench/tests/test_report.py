@@ -80,9 +80,14 @@ def test_a_round_in_which_a_peer_is_absent_is_left_out() -> None:
 
 
 def test_added_latency_is_against_the_upstream_itself() -> None:
+    found = [measurement("two", "many", 0, 0.1, ttft=8.5), measurement("direct", "many", 0, 0.0, ttft=5.0)]
+    line = row(targets.section(found), "| many: added TTFT")
+    assert line == "| many: added TTFT p50, ms | two | ≤ 4 | 3.5–3.5–3.5 | yes |"
+
+
+def test_what_has_no_target_reaches_none() -> None:
     found = [measurement("two", "light", 0, 0.1, ttft=8.5), measurement("direct", "light", 0, 0.0, ttft=5.0)]
-    line = row(targets.section(found), "| light: added TTFT")
-    assert line == "| light: added TTFT p50, ms | two | ≤ 4 | 3.5–3.5–3.5 | yes |"
+    assert targets.section(found)[-2] == "| light: added TTFT p50, ms | two | none | 3.5–3.5–3.5 | – |"
 
 
 def test_memory_is_what_streams_added() -> None:
