@@ -121,3 +121,28 @@ async def test_what_nobody_waits_for_is_written_again(start: Any, ask: Any) -> N
         assert (await client.stream(ask())).error is None
         rows = {row["id"]: row for row in await client.rows("attempts")}
     assert rows[record.id]["output_tokens"] == 777
+
+
+async def test_who_leaves_at_once_leaves_nothing_open(client: Any, ask: Any, until: Any) -> None:
+    """At whatever moment the client goes, every row that was begun is ended."""
+    for number in range(40):
+        request_id = new_id() if number % 2 else ""
+        call = client.chat.StreamChat(
+            pb.StreamChatRequest(spec=ask("scripted/text?tokens=3&delay_ms=2"), request_id=request_id)
+        )
+        await asyncio.sleep(number / 10_000)  # not to wait for something: to leave at another moment each time
+        call.cancel()
+    await until(lambda: client.gateway.responses.running == 0)
+    await until(lambda: client.mesh.servers["gateway"].dispatcher.in_flight == 0)
+    assert {row["state"] for row in await client.rows("responses")} <= {"cancelled", "completed"}
+    assert {row["outcome"] for row in await client.rows("attempts")} <= {"cancelled", "completed"}
+    assert (await client.stream(ask())).error is None
+
+
+async def test_requests_that_come_together_are_recorded_together(client: Any, ask: Any) -> None:
+    ids = [new_id() for _ in range(12)]
+    seen = await asyncio.gather(*(client.stream(ask(), request_id) for request_id in ids for _ in range(2)))
+    assert all(one.error is None for one in seen)
+    rows = await client.rows("responses")
+    assert sorted(row["request_id"] for row in rows) == sorted(ids)
+    assert len(await client.rows("attempts")) == len(ids)

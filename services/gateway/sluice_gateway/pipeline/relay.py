@@ -102,7 +102,8 @@ class Relay:
         if self.committed:
             if not drop:
                 # The usual case: the bytes go on as they are.
-                return self._response.append(len(events), batch.SerializeToString())
+                behind = self._response.append(len(events), batch.SerializeToString())
+                return self._response.room() if behind else None
             return self._pass_on([event for event in events if not _is_kept_back(event)])
         self._held.extend(event for event in events if not _is_kept_back(event))
         if not content:
@@ -115,7 +116,7 @@ class Relay:
         if self.completed is not None and self._collector is None:
             self.tail = events
             return None
-        return self._response.emit(*events) if events else None
+        return self._response.room() if events and self._response.emit(*events) else None
 
     def show_tail(self) -> None:
         """Shows what was kept for the end, where there is no proper end to show it with."""

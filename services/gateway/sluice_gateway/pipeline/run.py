@@ -7,7 +7,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sluice.chat.v1.event_pb2 import Accepted, Event, Notice, NoticeCode, RouteChanged
+from sluice.chat.v1.event_pb2 import Accepted, AttemptOutcome, Event, Notice, NoticeCode, RouteChanged
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -108,7 +108,14 @@ class Pipeline:
         grounded = spec.HasField("grounding")
         first = None if grounded else AttemptRecord(1, plan.targets[0])
         row = self._ledger.response_row(response, job.method, job.request_id, spec.model, spec.labels)
-        claim = await self._ledger.accept(response, row, first)
+        try:
+            claim = await self._ledger.accept(response, row, first)
+        except asyncio.CancelledError:
+            if first is not None:
+                # It is on record, or will be in a moment, and will never begin.
+                first.outcome = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+                self._ledger.attempt_ended(first)
+            raise
         if claim is not None:
             raise _already_claimed(claim, response)
         template = template_for(spec)
@@ -176,8 +183,8 @@ class Pipeline:
 
     async def _attempt(self, request: GenerateRequest, job: Job, relay: Relay) -> None:
         record = relay.record
+        generator = self._integrations.get(record.target.provider).generator
         try:
-            generator = self._integrations.get(record.target.provider).generator
             await run_attempt(generator, request, job.call, job.plan.limits, relay)
         finally:
             final = relay.completed.usage if relay.completed is not None else None

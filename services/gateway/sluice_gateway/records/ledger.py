@@ -6,12 +6,12 @@ crash every call that may have cost something is on record.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, bindparam, create_engine, event, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, create_engine, event, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.pool import NullPool
 
@@ -109,16 +109,13 @@ class Ledger:
         Returns None if the response is on record now, or the earlier claim if its request id was taken before. Raises
         STORE_UNAVAILABLE.
         """
+        rows = [] if attempt is None else [(self._insert_attempt, self._attempt_row(response, attempt))]
         if row["request_id"] is None:
-            rows: list[tuple[Statement, Row]] = [(self._insert_response, row)]
-            if attempt is not None:
-                rows.append((self._insert_attempt, self._attempt_row(response, attempt)))
-            await self._writer.write(*rows)
+            await self._writer.write((self._insert_response, row), *rows)
             return None
-        claim = self._writer.run(lambda connection: _try_claim(connection, self._claim, row))
-        if claim is None and attempt is not None:
-            await self.attempt_started(response, attempt)
-        return claim
+        if await self._writer.claim(self._claim, row, *rows):
+            return None
+        return self._writer.run(lambda connection: _first_claim(connection, _CLAIM.where(*_same_request(row))))
 
     async def attempt_started(self, response: "Response", attempt: "AttemptRecord") -> None:
         """Commits an attempt's row. Raises STORE_UNAVAILABLE."""
@@ -225,16 +222,9 @@ def _recover(connection: Connection) -> None:
     )
 
 
-def _try_claim(connection: Connection, statement: Statement, row: Row) -> Claim | None:
-    taken = connection.exec_driver_sql(statement.sql, dict(row)).rowcount == 1
-    if taken:
-        return None
-    query = _CLAIM.where(
-        responses.c.tenant == row["tenant"],
-        responses.c.method == row["method"],
-        responses.c.request_id == row["request_id"],
-    )
-    return _first_claim(connection, query)
+def _same_request(row: Row) -> Sequence[ColumnElement[bool]]:
+    columns = (responses.c.tenant, responses.c.method, responses.c.request_id)
+    return [column == row[column.name] for column in columns]
 
 
 def _first_claim(connection: Connection, query: Any) -> Claim | None:

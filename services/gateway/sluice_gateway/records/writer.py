@@ -14,7 +14,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -46,6 +46,15 @@ class Statement:
         self.sql = str(statement.compile(engine))
 
 
+class _Claim(NamedTuple):
+    """A row that may be taken already, and rows that go with it if it is not."""
+
+    statement: Statement
+    row: Row
+    more: Sequence[tuple[Statement, Row]]
+    done: asyncio.Future[bool]
+
+
 class Writer:
     """Groups and commits. Make it inside the event loop; all methods are for that loop's thread."""
 
@@ -56,6 +65,7 @@ class Writer:
         self._driver: Any = self._connection.connection.dbapi_connection
         self._urgent: dict[Statement, list[Row]] = {}
         self._later: dict[Statement, list[Row]] = {}
+        self._claims: list[_Claim] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._locked_since: float | None = None
         self._timer: asyncio.Handle | None = None
@@ -71,10 +81,23 @@ class Writer:
         for statement, row in rows:
             self._urgent.setdefault(statement, []).append(row)
         self._waiting.append(done)
+        self._flush_soon()
+        return done
+
+    def claim(self, statement: Statement, row: Row, *more: tuple[Statement, Row]) -> asyncio.Future[bool]:
+        """Queues a row whose statement does nothing if its place is taken, and rows that are written only if it is not.
+
+        The future tells, after the commit, whether the place was free. It fails as that of `write` does.
+        """
+        done: asyncio.Future[bool] = self._loop.create_future()
+        self._claims.append(_Claim(statement, row, more, done))
+        self._flush_soon()
+        return done
+
+    def _flush_soon(self) -> None:
         if self._locked_since is None:
             # Not at once: what else this turn of the loop writes goes with it.
             self._flush_in(max(0.0, self._last_commit + _DISTANCE_SECONDS - self._loop.time()))
-        return done
 
     def write_soon(self, *rows: tuple[Statement, Row]) -> None:
         """Queues rows that must not be lost but that nobody waits for: if they cannot be written they are tried again."""
@@ -123,10 +146,11 @@ class Writer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._waiting and not self._later:
+        if not self._waiting and not self._later and not self._claims:
             return
         try:
             cursor = self._driver.cursor()
+            taken = [self._take(cursor, claim) for claim in self._claims]
             # What is urgent are beginnings and what is not are ends, so this order is right within a group too.
             for group in (self._urgent, self._later):
                 for statement, rows in group.items():
@@ -140,7 +164,19 @@ class Writer:
         self._last_commit = self._loop.time()
         self._locked_since = None
         self._urgent, self._later = {}, {}
+        claims, self._claims = self._claims, []
+        for claim, free in zip(claims, taken, strict=True):
+            if not claim.done.done():
+                claim.done.set_result(free)
         self._tell(None)
+
+    @staticmethod
+    def _take(cursor: Any, claim: _Claim) -> bool:
+        if cursor.execute(claim.statement.sql, claim.row).rowcount != 1:
+            return False
+        for statement, row in claim.more:
+            cursor.execute(statement.sql, row)
+        return True
 
     def _failed(self, error: sqlite3.Error) -> None:
         now = self._loop.time()
@@ -161,8 +197,8 @@ class Writer:
             self._flush_in(_RETRY_SECONDS)
 
     def _tell(self, error: SluiceError | None) -> None:
-        waiting: Sequence[asyncio.Future[None]]
-        waiting, self._waiting = self._waiting, []
+        waiting: list[asyncio.Future[Any]] = [*self._waiting, *(claim.done for claim in self._claims)]
+        self._waiting, self._claims = [], []
         for future in waiting:
             if future.done():
                 continue

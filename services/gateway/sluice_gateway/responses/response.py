@@ -8,7 +8,7 @@ its grace, or never (`background`).
 import asyncio
 import enum
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sluice.auth.v1.identity_pb2 import Identity
@@ -121,14 +121,14 @@ class Response:
         """The tenant that owns it."""
         return self.identity.tenant
 
-    def emit(self, *events: Event) -> Awaitable[None] | None:
+    def emit(self, *events: Event) -> bool:
         """Numbers events and hands them to every watcher; see `append`."""
         return self.append(len(events), pack(list(events)))
 
-    def append(self, count: int, body: bytes) -> Awaitable[None] | None:
+    def append(self, count: int, body: bytes) -> bool:
         """Numbers `count` serialised events and hands them to every watcher.
 
-        What it returns, if anything, is done when no watcher is too far behind any more.
+        Returns whether a watcher is too far behind; whoever can wait then awaits `room`.
         """
         log = self.log
         before = log.size
@@ -145,9 +145,10 @@ class Response:
                     wake.set_result(None)
             if log.written - watcher.position > self._queue_bytes:
                 lagging = True
-        return self._wait_room() if lagging else None
+        return lagging
 
-    async def _wait_room(self) -> None:
+    async def room(self) -> None:
+        """Waits until no watcher is too far behind any more."""
         while self.state is State.RUNNING and any(
             self.log.written - watcher.position > self._queue_bytes for watcher in self.watchers
         ):
