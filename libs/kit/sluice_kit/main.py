@@ -7,9 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sluice_kit import logs
 from sluice_kit.config import ConfigDocument, ConfigError, LogConfig, ServerConfig, load
@@ -75,13 +75,13 @@ def run(name: str, create: Create, arguments: argparse.ArgumentParser, argv: Seq
     return 0
 
 
-def _run_loop(main: "asyncio.Future[None] | object") -> None:
+def _run_loop(main: Coroutine[Any, Any, None]) -> None:
     if sys.platform == "win32":
-        asyncio.run(main)  # type: ignore[arg-type]  # a coroutine; uvloop does not exist there
+        asyncio.run(main)  # uvloop does not exist there
     else:
         import uvloop
 
-        uvloop.run(main)  # type: ignore[arg-type]  # a coroutine, typed loosely for both branches
+        uvloop.run(main)
 
 
 async def _main(service: Service, config: ServerConfig, until_stdin_closes: bool) -> None:

@@ -6,6 +6,7 @@ docs/adr/0010-token-path.md has the reasons.
 
 import asyncio
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Protocol
@@ -37,7 +38,7 @@ class ReplyReader(Protocol):
         """Returns the events of a reply that came whole. Raises like `translate`."""
 
 
-class VendorAdapter(Adapter):
+class VendorAdapter(Adapter, ABC):
     """Base of adapters that stream by HTTP and have an SDK for the rest."""
 
     SDK: ClassVar[str]
@@ -74,9 +75,9 @@ class VendorAdapter(Adapter):
         if not self.settings.api_key.reveal():
             self._headers.pop("Authorization", None)
 
+    @abstractmethod
     def make_client(self, sdk: Any, arguments: dict[str, Any]) -> Any:
         """Makes the SDK's asynchronous client."""
-        raise NotImplementedError
 
     def _client_arguments(self, sdk: Any) -> dict[str, Any]:
         settings: HttpSettings = self.settings
