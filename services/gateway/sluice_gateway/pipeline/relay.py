@@ -101,7 +101,7 @@ class Relay:
             record.ttft = self.last_batch - record.started
         if self.committed:
             if not drop:
-                # The usual case: the bytes go on as they are.
+                # The usual case: the whole batch goes on, written once for the log and every watcher.
                 behind = self._response.append(len(events), batch.SerializeToString())
                 return self._response.room() if behind else None
             return self._pass_on([event for event in events if not _is_kept_back(event)])
