@@ -44,3 +44,15 @@ def test_a_comment_that_contradicts_the_code_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(docs, "described_reasons", lambda: iter([wrong, *rows[1:]]))
     with pytest.raises(ValueError, match=wrong.name):
         docs.error_table()
+
+
+def test_the_complete_configuration_wires_its_services_to_each_other() -> None:
+    """With keys, retrieval gets embeddings at the inner listener alone, so the two settings have to agree."""
+    import yaml
+
+    shown = yaml.safe_load((ROOT / "deploy" / "sluice.yaml").read_text(encoding="utf-8"))
+    gateway, providers = shown["gateway"], shown["providers"]
+    assert shown["retrieval"]["gateway"]["address"] == gateway["internal"] != gateway["listen"]
+    assert gateway["retrieval"]["address"] == shown["retrieval"]["listen"]
+    for name, place in gateway["integrations"].items():
+        assert place.get("colocate") or place["address"] == providers[name]["listen"]

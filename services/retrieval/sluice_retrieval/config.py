@@ -10,7 +10,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where dense vectors come from."""
 
     address: str
-    """The gateway's address, `host:port` or `unix:/path`."""
+    """Address of the gateway's inner listener, its `gateway.internal`: `unix:/path`, or `host:port` on loopback."""
 
 
 class EmbedderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
