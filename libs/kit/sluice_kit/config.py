@@ -83,11 +83,11 @@ class ConfigDocument:
     lines: Mapping[str, int] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
-    def section(self, name: str, type_: type[T], defaults: Mapping[str, str] | None = None) -> T:
+    def section(self, name: str, type_: type[T], defaults: Mapping[str, Any] | None = None) -> T:
         """Returns the section as a frozen value of the given msgspec type; its defaults where it is absent.
 
-        `name` may be dotted (`providers.openai`). `defaults` are texts for settings that the section leaves out, with
-        placeholders as in the file, e.g. `{"api_key": "${OPENAI_API_KEY}"}`. Raises ConfigError.
+        `name` may be dotted (`providers.openai`). `defaults` are values for settings that the section leaves out, texts
+        with placeholders as in the file, e.g. `{"api_key": "${OPENAI_API_KEY}"}`. Raises ConfigError.
         """
         value: Any = self.data
         for part in name.split("."):
@@ -95,7 +95,10 @@ class ConfigDocument:
             if value is None:
                 value = {}
         if defaults and isinstance(value, dict):
-            value = {key: _expand(text, self.environ) for key, text in defaults.items()} | value
+            value = {
+                key: _expand(default, self.environ) if isinstance(default, str) else default
+                for key, default in defaults.items()
+            } | value
         try:
             return msgspec.convert(value, type_, strict=False, dec_hook=_hook)
         except msgspec.ValidationError as error:

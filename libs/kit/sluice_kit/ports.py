@@ -19,6 +19,9 @@ configuration and the id of the integration: `create(document, integration) -> G
 Send = Callable[[pb.GenerateResponse], Awaitable[None] | None]
 """Takes one batch. What it returns, if anything, is awaited before the next one: backpressure."""
 
+SendStep = Callable[[pb.SignInResponse], Awaitable[None] | None]
+"""Takes one step of a sign-in, in the same way."""
+
 
 class Generator(Protocol):
     """An adapter in front of a vendor. Failures are raised as SluiceError."""
@@ -38,6 +41,9 @@ class Generator(Protocol):
     async def embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         """Turns texts into vectors, in order."""
 
+    async def rerank(self, request: pb.RerankRequest, call: Call) -> pb.RerankResponse:
+        """Orders texts by how well they answer a query."""
+
     async def count_tokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """Counts the tokens of a prompt."""
 
@@ -46,6 +52,9 @@ class Generator(Protocol):
 
     async def get_status(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
         """Says how the adapter and its vendor are."""
+
+    async def sign_in(self, request: pb.SignInRequest, call: Call, send: SendStep) -> None:
+        """Signs in at the vendor: hands a challenge first and the account last to `send`, then returns."""
 
 
 class GeneratorFactory(Protocol):

@@ -9,6 +9,7 @@ from sluice_kit.identity import has_role
 
 _USER: Final = Role.ROLE_USER
 _EDITOR: Final = Role.ROLE_EDITOR
+_ADMIN: Final = Role.ROLE_ADMIN
 
 ROLES: Final[Mapping[str, "Role.ValueType"]] = {
     "/sluice.gateway.v1.ChatService/StreamChat": _USER,
@@ -17,18 +18,23 @@ ROLES: Final[Mapping[str, "Role.ValueType"]] = {
     "/sluice.gateway.v1.ChatService/CancelChat": _USER,
     "/sluice.gateway.v1.ChatService/GetResponse": _USER,
     "/sluice.gateway.v1.EmbeddingService/Embed": _USER,
+    "/sluice.gateway.v1.EmbeddingService/Rerank": _USER,
     "/sluice.gateway.v1.EmbeddingService/CountTokens": _USER,
     "/sluice.gateway.v1.ModelService/ListModels": _USER,
     "/sluice.gateway.v1.ModelService/GetModel": _USER,
     "/sluice.gateway.v1.ModelService/ListRoutes": _USER,
     "/sluice.gateway.v1.IntegrationService/ListIntegrations": _USER,
     "/sluice.gateway.v1.IntegrationService/GetIntegrationHealth": _USER,
+    "/sluice.gateway.v1.IntegrationService/WatchIntegrationHealth": _USER,
+    "/sluice.gateway.v1.IntegrationService/BeginSignIn": _ADMIN,
     "/sluice.provider.v1.ProviderService/Generate": _USER,
     "/sluice.provider.v1.ProviderService/GenerateWhole": _USER,
     "/sluice.provider.v1.ProviderService/Embed": _USER,
+    "/sluice.provider.v1.ProviderService/Rerank": _USER,
     "/sluice.provider.v1.ProviderService/CountTokens": _USER,
     "/sluice.provider.v1.ProviderService/ListModels": _USER,
     "/sluice.provider.v1.ProviderService/GetStatus": _USER,
+    "/sluice.provider.v1.ProviderService/SignIn": _ADMIN,
     "/sluice.retrieval.v1.CorpusService/CreateCorpus": _EDITOR,
     "/sluice.retrieval.v1.CorpusService/GetCorpus": _USER,
     "/sluice.retrieval.v1.CorpusService/ListCorpora": _USER,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from sluice_kit.call import Call
 from sluice_kit.channels import ChannelPool, outgoing
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import from_rpc_error, make_error
-from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send
+from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send, SendStep
 from sluice_kit.pump import Pump
 
 log = logging.getLogger(__name__)
@@ -38,6 +38,9 @@ class RemoteGenerator:
         self._embed = channel.unary_unary(
             f"{_SERVICE}Embed", pb.EmbedRequest.SerializeToString, pb.EmbedResponse.FromString
         )
+        self._rerank = channel.unary_unary(
+            f"{_SERVICE}Rerank", pb.RerankRequest.SerializeToString, pb.RerankResponse.FromString
+        )
         self._count_tokens = channel.unary_unary(
             f"{_SERVICE}CountTokens", pb.CountTokensRequest.SerializeToString, pb.CountTokensResponse.FromString
         )
@@ -46,6 +49,9 @@ class RemoteGenerator:
         )
         self._get_status = channel.unary_unary(
             f"{_SERVICE}GetStatus", pb.GetStatusRequest.SerializeToString, pb.GetStatusResponse.FromString
+        )
+        self._sign_in = channel.unary_stream(
+            f"{_SERVICE}SignIn", pb.SignInRequest.SerializeToString, pb.SignInResponse.FromString
         )
 
     async def start(self) -> None:
@@ -61,15 +67,14 @@ class RemoteGenerator:
             if room is not None:
                 await room
             return
-        stream = self._generate(request, **outgoing(call))
-        try:
-            async with Pump(stream, send) as pump:
-                await pump.wait()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._integration) from None
+        await self._stream(self._generate(request, **outgoing(call)), send)
 
     async def embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         answer: pb.EmbedResponse = await self._unary(self._embed, request, call)
+        return answer
+
+    async def rerank(self, request: pb.RerankRequest, call: Call) -> pb.RerankResponse:
+        answer: pb.RerankResponse = await self._unary(self._rerank, request, call)
         return answer
 
     async def count_tokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
@@ -83,6 +88,16 @@ class RemoteGenerator:
     async def get_status(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
         answer: pb.GetStatusResponse = await self._unary(self._get_status, request, call)
         return answer
+
+    async def sign_in(self, request: pb.SignInRequest, call: Call, send: SendStep) -> None:
+        await self._stream(self._sign_in(request, **outgoing(call)), send)
+
+    async def _stream(self, stream: Any, send: Callable[[Any], Awaitable[None] | None]) -> None:
+        try:
+            async with Pump(stream, send) as pump:
+                await pump.wait()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._integration) from None
 
     async def _unary(self, method: Any, request: Any, call: Call) -> Any:
         try:

@@ -5,21 +5,22 @@ mapping of exceptions, unsupported options, status. An adapter is made once for 
 attempts at a time; it keeps nothing between them and never retries.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import msgspec
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice.provider.v1 import model_pb2
+from sluice.provider.v1 import model_pb2, sign_in_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError, make_error
 from sluice_providers import tokens
 
 CapabilityName = Literal[
-    "streaming", "tools", "structured_output", "images", "reasoning", "embeddings", "assistant_prefill", "citations"
-]
+    "streaming", "tools", "structured_output", "images", "reasoning", "embeddings", "assistant_prefill", "agent",
+    "citations",
+]  # fmt: skip  # names read better side by side
 
 
 class StaticModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +89,7 @@ class Adapter:
 
     Settings: ClassVar[type[Settings]] = Settings
     """The type of its section."""
-    DEFAULTS: ClassVar[Mapping[str, str]] = {}
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {}
     """Settings for what the section leaves out, with placeholders: `{"api_key": "${OPENAI_API_KEY}"}`."""
     OPTIONS: ClassVar[Collection[str]] = ()
     """Names of the request options it honours; see `sluice_providers.options`."""
@@ -119,6 +120,10 @@ class Adapter:
         """Turns texts into vectors, in order."""
         raise self.unsupported_operation("Embed")
 
+    async def rerank(self, request: pb.RerankRequest) -> pb.RerankResponse:
+        """Orders texts by how well they answer a query, best first."""
+        raise self.unsupported_operation("Rerank")
+
     async def count_tokens(self, request: pb.CountTokensRequest) -> pb.CountTokensResponse:
         """Counts the tokens of a prompt; by default estimated from its length."""
         return tokens.count_request(request)
@@ -130,6 +135,13 @@ class Adapter:
     async def ping(self) -> str:
         """Asks the vendor whether it is there, and returns the version of its server where it tells one."""
         return ""
+
+    async def sign_in(self, show: Callable[[sign_in_pb2.SignInChallenge], Awaitable[None]]) -> str:
+        """Signs in by the device flow: shows the challenge, waits for consent, keeps the credential.
+
+        Returns the account at the vendor; empty where it tells none.
+        """
+        raise self.unsupported_operation("SignIn")
 
     def failure(self, error: Exception) -> SluiceError | None:
         """Returns what an exception of the vendor's SDK means; None if it is none of those."""

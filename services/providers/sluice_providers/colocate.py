@@ -18,14 +18,14 @@ def make(document: ConfigDocument, integration: str) -> tuple[Servicer, Settings
     section = document.data.get("providers", {}).get(integration) or {}
     name = str(section.get("adapter") or integration)
     try:
-        kind = registry.adapter_class(name)
+        kind = registry.kind(name)
     except (LookupError, TypeError) as error:
         raise document.error(f"{path}.adapter", str(error)) from None
     except ModuleNotFoundError as error:
         raise document.error(f"{path}.adapter", f"the adapter '{name}' needs the package {error.name}") from None
-    settings = document.section(path, kind.Settings, kind.DEFAULTS).resolved(document.resolve)
+    settings = document.section(path, kind.adapter.Settings, kind.defaults).resolved(document.resolve)
     try:
-        adapter = kind(integration, settings)
+        adapter = kind.adapter(integration, settings)
     except ValueError as error:
         raise document.error(path, str(error)) from None
     return Servicer(integration, name, adapter), settings

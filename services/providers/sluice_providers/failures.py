@@ -79,11 +79,13 @@ def vendor_failure(
     headers: Mapping[str, str] | None = None,
     model: str = "",
     reason: Reason | None = None,
+    seconds: float | None = None,
 ) -> SluiceError:
     """Returns the error for a failure that the vendor reported.
 
     `status` is None for an error inside a stream. `words` are the vendor's codes and types, the most telling first,
-    looked up in `codes`. `headers` may hold Retry-After. `reason` is what the adapter knows better.
+    looked up in `codes`. `headers` may hold Retry-After, `seconds` is the same from elsewhere. `reason` is what the
+    adapter knows better.
     """
     known = codes or {}
     reason = reason or next((known[word] for word in words if word is not None and word in known), None)
@@ -97,7 +99,7 @@ def vendor_failure(
         reason,
         f"{integration} {_MESSAGES[reason]}{where}",
         metadata=metadata,
-        retry_after=retry_after(headers) if headers is not None else None,
+        retry_after=_clamped(seconds) if seconds is not None else retry_after(headers or {}),
     )
 
 

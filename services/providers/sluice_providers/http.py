@@ -9,7 +9,7 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -19,7 +19,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit.errors import Reason, SluiceError, make_error
 from sluice_kit.secrets import Secret
 from sluice_providers import base
-from sluice_providers.failures import error_words, protocol_error, vendor_failure
+from sluice_providers.failures import protocol_error, vendor_failure
 
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
@@ -27,7 +27,6 @@ _KEEPALIVE_SECONDS: Final = 60.0
 _END_SECONDS: Final = 0.05
 """How long a finished stream may take to end its framing, so that its connection can serve again."""
 _BROKEN: Final = "the reply broke off, or is not encoded as it says"
-EVENT_STREAM: Final = "text/event-stream"
 JSON: Final = "application/json"
 
 
@@ -72,6 +71,21 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
         raise ValueError(f"ca_file {ca_file} cannot be used: {error.strerror or 'no certificates in it'}") from None
 
 
+class Explainer(Protocol):
+    """Who knows what a vendor's refusals mean: its adapter."""
+
+    CODES: ClassVar[Mapping[str, Reason]]
+
+    def words_of(self, body: Any, headers: Mapping[str, str]) -> tuple[str | None, ...]:
+        """Returns what a refusal says by code and type, the most telling first."""
+
+    def reason_of(self, body: Any) -> Reason | None:
+        """Returns the reason where only the text of a refusal tells it; else None."""
+
+    def retry_after_of(self, body: Any) -> float | None:
+        """Returns the seconds to wait that an error body asks for; None where it asks for none."""
+
+
 class Reply:
     """A reply of the vendor whose status is 200."""
 
@@ -107,17 +121,10 @@ class Reply:
 class Upstream:
     """The connections to one vendor."""
 
-    def __init__(
-        self,
-        integration: str,
-        settings: HttpSettings,
-        codes: Mapping[str, Reason],
-        reason_of: Callable[[Any], Reason | None],
-    ) -> None:
+    def __init__(self, integration: str, settings: HttpSettings, explainer: Explainer) -> None:
         self._integration = integration
         self._settings = settings
-        self._codes = codes
-        self._reason_of = reason_of
+        self._explainer = explainer
         self.base_url = check_base_url(settings.base_url)
         self.tls = tls_context(settings.ca_file)
         self._session: aiohttp.ClientSession | None = None
@@ -142,17 +149,35 @@ class Upstream:
 
     @contextlib.asynccontextmanager
     async def post(
-        self, path: str, body: bytes, headers: Mapping[str, str], *, accept: str, model: str
+        self, path: str, body: bytes, headers: Mapping[str, str], *, accept: str, model: str = ""
     ) -> AsyncIterator[Reply]:
         """Sends a request and yields its reply, whose status is 200 and whose type is `accept`.
 
-        Leaving the block early closes the connection. Raises SluiceError.
+        `path` follows the base address, or is an address of its own. Leaving the block early closes the connection.
+        `model` is named in an error that says it is unknown. Raises SluiceError.
         """
+        async with self.request("POST", path, body, headers, accept=accept, model=model) as reply:
+            yield reply
+
+    async def fetch(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Any:
+        """Sends a request that is no stream and returns its reply, read as JSON. Raises SluiceError."""
+        async with self.request(method, path, body, headers, accept=JSON) as reply:
+            try:
+                return msgspec.json.decode(await reply.whole())
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                raise protocol_error(self._integration, "a reply is not the JSON that its format promises") from None
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, accept: str, model: str = ""
+    ) -> AsyncIterator[Reply]:
+        """As `post`, with any method."""
         if self._session is None:
             raise RuntimeError("the adapter was not started")
         proxy = self._settings.proxy
-        response = await self._session.post(
-            self.base_url + path,
+        response = await self._session.request(
+            method,
+            path if path.startswith(("http://", "https://")) else self.base_url + path,
             data=body,
             headers=headers,
             allow_redirects=False,
@@ -182,17 +207,17 @@ class Upstream:
         with contextlib.suppress(SluiceError, aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError):
             # Without a readable body the status alone tells.
             body = msgspec.json.decode(await _read_up_to(response, _MAX_ERROR_BYTES, self._integration))
-        words = error_words(body)
         if status is None and not (isinstance(body, dict) and body.get("error")):
-            return protocol_error(self._integration, f"the reply is not {EVENT_STREAM}")
+            return protocol_error(self._integration, "the reply is no stream")
         return vendor_failure(
             self._integration,
             status=status,
-            words=words,
-            codes=self._codes,
+            words=self._explainer.words_of(body, response.headers),
+            codes=self._explainer.CODES,
             headers=response.headers,
             model=model,
-            reason=self._reason_of(body),
+            reason=self._explainer.reason_of(body),
+            seconds=self._explainer.retry_after_of(body),
         )
 
     def failure(self, error: Exception) -> SluiceError | None:

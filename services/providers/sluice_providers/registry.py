@@ -1,15 +1,18 @@
-"""Which adapters there are. A row leads to a class, which is imported when an integration first needs it.
+"""Which adapters there are, and where a name in the configuration leads.
 
-Adapters of other distributions register in the entry-point group `sluice.providers` (name = "package.module:Class");
-the rows here win.
+A row of REGISTRY leads to a class, which is imported when an integration first needs it. Vendors that speak the format
+of one of these are rows of `vendors.VENDORS`: settings, no class. Adapters of other distributions register in the
+entry-point group `sluice.providers` (name = "package.module:Class"); the rows here win.
 """
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Final
+from typing import Any, Final
 
 from sluice_providers.base import Adapter
+from sluice_providers.vendors import VENDORS
 
 PROVIDERS_GROUP: Final = "sluice.providers"
 
@@ -21,9 +24,26 @@ REGISTRY: Final[Mapping[str, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the setting `adapter` names: a class, and the settings for what its section leaves out."""
+
+    adapter: type[Adapter]
+    defaults: Mapping[str, Any]
+
+
 def names() -> tuple[str, ...]:
-    """Returns the names of all adapters, installed ones of other distributions included."""
-    return tuple(sorted({*REGISTRY, *(entry.name for entry in entry_points(group=PROVIDERS_GROUP))}))
+    """Returns every name of an adapter or vendor, installed ones of other distributions included."""
+    return tuple(sorted({*REGISTRY, *VENDORS, *(entry.name for entry in entry_points(group=PROVIDERS_GROUP))}))
+
+
+def kind(name: str) -> Kind:
+    """Returns what a name leads to. Raises like `adapter_class`."""
+    vendor = VENDORS.get(name)
+    if vendor is None:
+        found = adapter_class(name)
+        return Kind(found, found.DEFAULTS)
+    return Kind(adapter_class(vendor.adapter), vendor.settings)
 
 
 def adapter_class(name: str) -> type[Adapter]:

@@ -18,11 +18,11 @@ from typing import Final, TypeVar
 
 from sluice.chat.v1 import event_pb2
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice.provider.v1 import model_pb2
+from sluice.provider.v1 import model_pb2, sign_in_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.call import Call
 from sluice_kit.errors import Reason, SluiceError, internal_error, make_error
-from sluice_kit.ports import Generator, Send
+from sluice_kit.ports import Generator, Send, SendStep
 from sluice_kit.rpc import invalid_field
 from sluice_providers import options
 from sluice_providers.attempt import Attempt
@@ -105,6 +105,21 @@ class Servicer:
             )
         return response
 
+    async def rerank(self, request: pb.RerankRequest, call: Call) -> pb.RerankResponse:
+        """Orders texts; see Generator."""
+        self._require_settings()
+        response = await self._within(self.adapter.rerank(request), call)
+        indexes = [result.index for result in response.results]
+        if len(set(indexes)) != len(indexes) or not all(0 <= index < len(request.texts) for index in indexes):
+            raise self.adapter.error(
+                ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
+                f"{self.integration} ranked texts twice, or texts that it was not given",
+            )
+        ranked = sorted(response.results, key=lambda result: -result.score)
+        del response.results[:]
+        response.results.extend(ranked[: request.top_n or None])
+        return response
+
     async def count_tokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         """Counts the tokens of a prompt; see Generator."""
         return await self._within(self.adapter.count_tokens(request), call)
@@ -145,6 +160,15 @@ class Servicer:
             response.last_error = self._last_error
         response.detail = self._last_detail
         return response
+
+    async def sign_in(self, request: pb.SignInRequest, call: Call, send: SendStep) -> None:
+        """Signs in at the vendor; see Generator."""
+
+        async def show(challenge: sign_in_pb2.SignInChallenge) -> None:
+            await _sent(send(pb.SignInResponse(step=sign_in_pb2.SignInStep(challenge=challenge))))
+
+        account = await self._guarded(self.adapter.sign_in(show))
+        await _sent(send(pb.SignInResponse(step=sign_in_pb2.SignInStep(done=sign_in_pb2.SignInDone(account=account)))))
 
     async def _within(self, work: Awaitable[T], call: Call) -> T:
         """Awaits a call that is no stream, under the deadline and the integration's own limit."""
@@ -215,6 +239,11 @@ class Servicer:
         return options.without(request, refused), [_dropped(name) for name in refused]
 
 
+async def _sent(room: Awaitable[None] | None) -> None:
+    if room is not None:
+        await room
+
+
 def _missing_text(integration: str, names: Iterable[str]) -> str:
     return f"{integration} is not configured: set {', '.join(names)}"
 
@@ -270,7 +299,9 @@ def face(generator: Generator) -> SimpleNamespace:
         Generate=generator.generate,
         GenerateWhole=functools.partial(_generate_whole, generator),
         Embed=generator.embed,
+        Rerank=generator.rerank,
         CountTokens=generator.count_tokens,
         ListModels=generator.list_models,
         GetStatus=generator.get_status,
+        SignIn=generator.sign_in,
     )

@@ -1,61 +1,37 @@
-"""What adapters in front of an HTTP vendor share: its SDK, the path of tokens, and what its exceptions mean.
+"""What adapters share whose vendor has an SDK: it does everything but tokens, and says how requests are authenticated.
 
-Tokens come over our own HTTP and decoder; the vendor's SDK does the rest and says how requests are authenticated.
 docs/adr/0010-token-path.md has the reasons.
 """
 
 import asyncio
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar, Protocol
-
-import msgspec
+from typing import Any, ClassVar
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice.provider.v1 import provider_service_pb2 as pb
-from sluice_kit.errors import Reason, SluiceError, make_error
-from sluice_providers.base import Adapter, Emitter
-from sluice_providers.failures import VendorError, error_words, protocol_error, vendor_failure
-from sluice_providers.http import EVENT_STREAM, JSON, HttpSettings, Reply, Upstream, sdk_transport
-from sluice_providers.sse import EventTooLong, SSEDecoder
+from sluice_kit.errors import SluiceError, make_error
+from sluice_providers.exchange import HttpAdapter
+from sluice_providers.failures import protocol_error, vendor_failure
+from sluice_providers.http import HttpSettings, sdk_transport
 
 
-class ReplyReader(Protocol):
-    """Translates one reply of a wire format into events.
-
-    `done` is set by the format's terminal marker and by nothing else; `alive` by a sign of life that is no event.
-    """
-
-    done: bool
-    alive: bool
-
-    def translate(self, payloads: list[bytes]) -> pb.GenerateResponse:
-        """Returns the events of some payloads of the stream. Raises VendorError, SluiceError, msgspec.DecodeError."""
-
-    def translate_whole(self, payload: bytes) -> pb.GenerateResponse:
-        """Returns the events of a reply that came whole. Raises like `translate`."""
-
-
-class VendorAdapter(Adapter, ABC):
+class VendorAdapter(HttpAdapter, ABC):
     """Base of adapters that stream by HTTP and have an SDK for the rest."""
 
     SDK: ClassVar[str]
     """Import name of the vendor's SDK, which is an extra of this distribution."""
-    CODES: ClassVar[Mapping[str, Reason]]
-    """What the vendor's error codes and types mean, where they say more than the status."""
 
     def __init__(self, integration: str, settings: HttpSettings) -> None:
         super().__init__(integration, settings)
-        self.upstream = Upstream(integration, settings, self.CODES, self.reason_of)
         self._client: Any = None
         self._module: ModuleType | None = None
         self._headers: dict[str, str] = {}
         self._lacks_sdk = False
 
     async def start(self) -> None:
-        await self.upstream.start()
+        await super().start()
         if self.settings.api_key.missing:
             return
         try:
@@ -99,7 +75,7 @@ class VendorAdapter(Adapter, ABC):
         return self._client
 
     async def close(self) -> None:
-        await self.upstream.close()
+        await super().close()
         if self._client is not None:
             await self._client.close()
 
@@ -107,60 +83,15 @@ class VendorAdapter(Adapter, ABC):
         key = self.settings.api_key.missing
         return (key,) if key else (f"the package extra sluice-providers[{self.SDK}]",) if self._lacks_sdk else ()
 
+    async def authorize(self, path: str, body: bytes) -> Mapping[str, str]:
+        return self._headers
+
     async def ping(self) -> str:
         await self.client.models.list()
         return ""
 
-    async def exchange(
-        self,
-        path: str,
-        body: dict[str, Any],
-        request: pb.GenerateRequest,
-        emitter: Emitter,
-        reader_for: Callable[[Reply], ReplyReader],
-    ) -> None:
-        """Sends a request for an answer and emits the reply's events: one batch for each read."""
-        if not request.whole:
-            body["stream"] = True
-        accept = JSON if request.whole else EVENT_STREAM
-        # The SDKs, too, ask for JSON when they want a stream.
-        sent = self.upstream.post(
-            path, msgspec.json.encode(body), self._headers, accept=accept, model=request.target.model
-        )
-        async with sent as reply:
-            reader = reader_for(reply)
-            if request.whole:
-                await emitter.emit(reader.translate_whole(await reply.whole()))
-                return
-            decoder = SSEDecoder()
-            while chunk := await reply.read():
-                emitter.touch()
-                payloads = decoder.feed(chunk)
-                if not payloads:
-                    continue
-                batch = reader.translate(payloads)
-                if batch.events or reader.alive:
-                    await emitter.emit(batch)
-                if reader.done:
-                    await reply.finish()
-                    return
-
-    def reason_of(self, body: Any) -> Reason | None:
-        """Returns the reason of an error body where the vendor documents no other sign than its text; else None."""
-        return None
-
     def failure(self, error: Exception) -> SluiceError | None:
-        if isinstance(error, VendorError):
-            return vendor_failure(
-                self.integration,
-                status=None,
-                words=error_words(error.body),
-                codes=self.CODES,
-                reason=self.reason_of(error.body),
-            )
-        if isinstance(error, EventTooLong):
-            return protocol_error(self.integration, "an event of the stream is too long")
-        found = self.upstream.failure(error)
+        found = super().failure(error)
         if found is not None or self._module is None:
             return found
         return self._sdk_failure(self._module, error)
@@ -173,10 +104,11 @@ class VendorAdapter(Adapter, ABC):
             return vendor_failure(
                 name,
                 status=status.status_code,
-                words=error_words(status.body),
+                words=self.words_of(status.body, status.response.headers),
                 codes=self.CODES,
                 headers=status.response.headers,
                 reason=self.reason_of(status.body),
+                seconds=self.retry_after_of(status.body),
             )
         if isinstance(error, sdk.APITimeoutError):
             return make_error(ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT, f"{name} did not answer in time")

@@ -18,8 +18,9 @@ from sluice_kit.errors import SluiceError
 from sluice_providers import options
 from sluice_providers.base import Adapter, Emitter, Settings
 from sluice_providers.colocate import create, make
-from sluice_providers.registry import adapter_class, names
+from sluice_providers.registry import REGISTRY, adapter_class, names
 from sluice_providers.servicer import Servicer
+from sluice_providers.vendors import VENDORS
 
 from .contract.subject import asking
 
@@ -229,7 +230,7 @@ def test_dropping_leaves_the_rest_and_the_original() -> None:
 
 def test_configuration_mistakes_are_named(tmp_path: Path) -> None:
     for words, expected in (
-        (["providers.x.adapter=nope"], "no adapter 'nope'; there are: anthropic, extractive, openai, scripted"),
+        (["providers.x.adapter=nope"], "no adapter 'nope'; there are: .*openai.*"),
         (["providers.x.adapter=scripted", "providers.x.base_url=http://a"], "providers.x.base_url: no such setting"),
         (["providers.x.adapter=openai", "providers.x.base_url=ftp://a"], "base_url must be an http or https address"),
         (["providers.x.adapter=openai", "providers.x.base_url=http://u:p@a"], "must hold no credentials"),
@@ -239,7 +240,7 @@ def test_configuration_mistakes_are_named(tmp_path: Path) -> None:
             "no fault no; there are crash, cut",
         ),
     ):
-        with pytest.raises(ConfigError, match=expected.replace("(", r"\(")):
+        with pytest.raises(ConfigError, match=expected):
             create(load(None, words, environ={}), "x")
 
 
@@ -253,7 +254,7 @@ def test_the_usual_variables_are_found_without_a_file() -> None:
 
 
 def test_adapters_come_by_name() -> None:
-    assert names() == ("anthropic", "extractive", "openai", "scripted")
+    assert {*REGISTRY, *VENDORS} <= set(names())
     assert adapter_class("scripted").__name__ == "ScriptedAdapter"
     with pytest.raises(LookupError):
         adapter_class("nope")

@@ -261,4 +261,6 @@ def _generate_request(
         request.lenient = True
     if job.whole:
         request.whole = True
+    if spec.background:
+        request.background = True
     return request

@@ -1,4 +1,4 @@
-"""`EmbeddingService`: vectors and token counts, through the same routes as answers."""
+"""`EmbeddingService`: vectors, orders of relevance and token counts, through the same routes as answers."""
 
 import asyncio
 import logging
@@ -36,6 +36,16 @@ class EmbeddingService:
 
         # Vectors of two models cannot be compared, so there is no other target to fall back to.
         return await self._first(request.model, call, embed)
+
+    async def Rerank(self, request: pb.RerankRequest, call: Call) -> pb.RerankResponse:
+        async def rerank(integration: Integration, target: Target, limited: Call) -> pb.RerankResponse:
+            inner = provider_pb.RerankRequest(target=target, query=request.query, texts=request.texts)
+            if request.HasField("top_n"):
+                inner.top_n = request.top_n
+            answer = await integration.generator.rerank(inner, limited)
+            return pb.RerankResponse(results=answer.results, usage=answer.usage, target=target)
+
+        return await self._first(request.model, call, rerank)
 
     async def CountTokens(self, request: pb.CountTokensRequest, call: Call) -> pb.CountTokensResponse:
         async def count(integration: Integration, target: Target, limited: Call) -> pb.CountTokensResponse:

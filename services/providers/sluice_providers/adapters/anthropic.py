@@ -9,6 +9,7 @@ from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import Reason
 from sluice_providers import tokens
 from sluice_providers.base import Emitter
+from sluice_providers.exchange import SERVER_SENT_EVENTS
 from sluice_providers.http import HttpSettings, printable_header
 from sluice_providers.vendor import VendorAdapter
 from sluice_providers.wire import messages_request
@@ -36,7 +37,7 @@ class AnthropicAdapter(VendorAdapter):
 
     SDK = "anthropic"
     Settings = AnthropicSettings
-    DEFAULTS: ClassVar[Mapping[str, str]] = {
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
         "api_key": "${ANTHROPIC_API_KEY}",
         "base_url": "${ANTHROPIC_BASE_URL:-https://api.anthropic.com}",
     }
@@ -63,12 +64,15 @@ class AnthropicAdapter(VendorAdapter):
 
     async def generate(self, request: pb.GenerateRequest, emitter: Emitter) -> None:
         body, sources = self._body(request)
+        if not request.whole:
+            body["stream"] = True
         await self.exchange(
             "/v1/messages",
             body,
             request,
             emitter,
             lambda reply: MessagesStream(self.integration, printable_header(reply.headers.get("request-id")), sources),
+            SERVER_SENT_EVENTS,
         )
 
     def _body(self, request: pb.GenerateRequest) -> tuple[dict[str, Any], list[messages_request.Source]]:

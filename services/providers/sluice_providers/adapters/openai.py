@@ -9,6 +9,7 @@ from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import Reason
 from sluice_providers.base import Emitter
+from sluice_providers.exchange import SERVER_SENT_EVENTS
 from sluice_providers.failures import protocol_error
 from sluice_providers.http import HttpSettings, printable_header
 from sluice_providers.vendor import VendorAdapter
@@ -46,7 +47,7 @@ class OpenAIAdapter(VendorAdapter):
 
     SDK = "openai"
     Settings = OpenAISettings
-    DEFAULTS: ClassVar[Mapping[str, str]] = {
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {
         "api_key": "${OPENAI_API_KEY}",
         "base_url": "${OPENAI_BASE_URL:-https://api.openai.com/v1}",
         "organization": "${OPENAI_ORG_ID:-}",
@@ -78,14 +79,17 @@ class OpenAIAdapter(VendorAdapter):
         body = chat_request.chat_body(
             request, max_tokens_field=settings.max_tokens_field, system_role=settings.system_role
         )
-        if settings.stream_usage and not request.whole:
-            body["stream_options"] = {"include_usage": True}
+        if not request.whole:
+            body["stream"] = True
+            if settings.stream_usage:
+                body["stream_options"] = {"include_usage": True}
         await self.exchange(
             "/chat/completions",
             body,
             request,
             emitter,
             lambda reply: ChatStream(self.integration, printable_header(reply.headers.get("x-request-id"))),
+            SERVER_SENT_EVENTS,
         )
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:

@@ -148,6 +148,9 @@ class MessagesStream:
         self._join(batch)
         return batch
 
+    def ended(self) -> None:
+        """The format has a terminal marker of its own: an end without it is a failure."""
+
     def translate_whole(self, payload: bytes) -> pb.GenerateResponse:
         """Returns the events of a reply that came whole. Raises like `translate`."""
         message = _decode_message(payload)

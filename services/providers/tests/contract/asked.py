@@ -6,10 +6,9 @@ from typing import Any
 
 from sluice.chat.v1 import message_pb2, parameters_pb2, tool_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
-from sluice_providers.wire import messages_request
 
-from .formats import Format
 from .subject import asking
+from .wire_format import Format
 
 USER, ASSISTANT, TOOL = (
     message_pb2.MESSAGE_ROLE_USER,
@@ -72,11 +71,7 @@ def conversation(provider: str) -> list[message_pb2.Message]:
 
 def full_request(wire: Format) -> pb.GenerateRequest:
     """A request with everything that the format can carry."""
-    values = {
-        name: value
-        for name, value in PARAMETERS.items()
-        if wire.adapter == "openai" or name in messages_request.OPTIONS
-    }
+    values = {name: value for name, value in PARAMETERS.items() if name in wire.parameters}
     request = asking(
         "vendor",
         wire.model,

@@ -9,11 +9,10 @@ from typing import Any, Protocol
 
 import pytest
 
-from .formats import FORMATS, Format
+from .formats import FORMATS
 from .subject import TRANSPORTS, Subject, subject
 from .upstream import Upstream, running_upstream
-
-KEY = "sk-test-3f9a7c51d2e84b60"
+from .wire_format import Format
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -43,8 +42,7 @@ def start(transport: str, wire: Format, upstream: Upstream, tmp_path: Path) -> S
     def make(**settings: Any) -> AbstractAsyncContextManager[Subject]:
         defaults: dict[str, Any] = {
             "adapter": wire.adapter,
-            "api_key": KEY,
-            "base_url": upstream.url + wire.base,
+            **wire.settings(upstream.url),
             "ttft_seconds": 10,
             "idle_seconds": 10,
         }

@@ -11,18 +11,19 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError
 
-from .conftest import KEY, Start
-from .formats import FORMATS, Format
+from .conftest import Start
+from .formats import FORMATS
 from .subject import asking, failure_of, subject, text_of
-from .upstream import Connection, Request, Upstream, stream
+from .upstream import Connection, Request, Upstream
+from .wire_format import KEY, Format
 
 
 @pytest.mark.parametrize("how", ["reset", "half_close", "reset_before_headers", "close_before_headers"])
 async def test_broken_connections(how: str, start: Start, wire: Format, upstream: Upstream) -> None:
     async def broken(connection: Connection, _: Request) -> None:
         if "headers" not in how:
-            await connection.head()
-            for event in wire.text("Hello ", "there")[:4]:
+            await connection.head(wire.media_type)
+            for event in wire.unfinished:
                 await connection.chunk(event)
             # What was sent must be read before the reset throws it away.
             await asyncio.wait_for(running.progress.wait(), 5)
@@ -43,7 +44,7 @@ async def test_broken_connections(how: str, start: Start, wire: Format, upstream
 
 
 async def test_nobody_listens(transport: str, wire: Format, tmp_path: Path) -> None:
-    settings = {"adapter": wire.adapter, "api_key": KEY, "base_url": "http://127.0.0.1:1", "connect_seconds": 2}
+    settings = {"adapter": wire.adapter, **wire.settings("http://127.0.0.1:1"), "connect_seconds": 2}
     async with subject(transport, "vendor", settings, tmp_path) as running:
         assert (await failure_of(running, asking("vendor", wire.model))).reason_name == "UPSTREAM_UNAVAILABLE"
         status = await running.call("GetStatus", pb.GetStatusRequest(probe=True))
@@ -54,8 +55,8 @@ async def test_nobody_listens(transport: str, wire: Format, tmp_path: Path) -> N
 
 async def test_a_stall_meets_the_idle_limit(start: Start, wire: Format, upstream: Upstream) -> None:
     async def stall(connection: Connection, _: Request) -> None:
-        await connection.head()
-        for event in wire.text("Hello ", "there")[:4]:
+        await connection.head(wire.media_type)
+        for event in wire.unfinished:
             await connection.chunk(event)
         await connection.hold()
 
@@ -74,9 +75,9 @@ async def test_no_content_in_time_meets_the_ttft_limit(
 ) -> None:
     async def slow(connection: Connection, _: Request) -> None:
         if after != "nothing":
-            await connection.head()
+            await connection.head(wire.media_type)
         if after == "start":
-            await connection.chunk(wire.text("Hello")[0])
+            await connection.chunk(wire.opening)
         await connection.hold()
 
     upstream.answer(slow)
@@ -89,7 +90,7 @@ async def test_no_content_in_time_meets_the_ttft_limit(
 
 async def test_the_deadline_closes_the_connection(start: Start, wire: Format, upstream: Upstream) -> None:
     async def stall(connection: Connection, _: Request) -> None:
-        await connection.head()
+        await connection.head(wire.media_type)
         await connection.hold()
 
     upstream.answer(stall)
@@ -105,8 +106,8 @@ async def test_cancelling_closes_the_connection_at_once(
 ) -> None:
     async def stall(connection: Connection, _: Request) -> None:
         if when == "in_the_stream":
-            await connection.head()
-            for event in wire.text("Hello ", "there")[:4]:
+            await connection.head(wire.media_type)
+            for event in wire.unfinished:
                 await connection.chunk(event)
         await connection.hold()
 
@@ -148,7 +149,7 @@ async def test_a_vendor_that_does_not_answer_a_plain_call_in_time(
 async def test_a_proxy_is_used_as_configured(transport: str, upstream: Upstream, tmp_path: Path) -> None:
     """And its password is sent to it alone: the vendor's name never leaves this machine in the test."""
     wire = FORMATS["openai"]
-    upstream.answer(stream(wire.text("Hello")))
+    upstream.answer(wire.stream(wire.text("Hello")))
     proxy = upstream.url.replace("http://", "http://user:hunter2@")
     settings = {"adapter": "openai", "api_key": KEY, "base_url": "http://vendor.invalid/v1", "proxy": proxy}
     async with subject(transport, "vendor", settings, tmp_path) as running:
@@ -162,6 +163,6 @@ async def test_the_environments_proxies_are_not_used(
 ) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    upstream.answer(stream(wire.text("Hello")))
+    upstream.answer(wire.stream(wire.text("Hello")))
     async with start() as running:
         assert text_of(await running.generate(asking("vendor", wire.model))) == "Hello"

@@ -19,9 +19,10 @@ from sluice_providers.registry import REGISTRY
 
 from .formats import FORMATS
 from .subject import Subject, asking, kinds, subject, text_of
-from .upstream import Upstream, stream
+from .upstream import Upstream
 
-MODELS = {"scripted": "text?tokens=3", "extractive": "quote", "openai": "gpt-5-mini", "anthropic": "claude-test-1"}
+WIRES = {wire.adapter: wire for wire in FORMATS.values()}
+MODELS = {"scripted": "text?tokens=3", "extractive": "quote"} | {name: wire.model for name, wire in WIRES.items()}
 
 
 @pytest.fixture(params=sorted(REGISTRY))
@@ -32,10 +33,10 @@ def adapter(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def running(adapter: str, transport: str, upstream: Upstream, tmp_path: Path) -> AsyncIterator[Subject]:
     settings: dict[str, Any] = {"adapter": adapter}
-    if adapter in FORMATS:
-        wire = FORMATS[adapter]
-        upstream.answer(stream(wire.text("Hello ", "there")))
-        settings |= {"api_key": "k", "base_url": upstream.url + wire.base}
+    wire = WIRES.get(adapter)
+    if wire is not None:
+        upstream.answer(wire.stream(wire.text("Hello ", "there")))
+        settings |= wire.settings(upstream.url)
     async with subject(transport, "here", settings, tmp_path) as found:
         yield found
 
@@ -103,17 +104,17 @@ async def test_a_lenient_request_drops_it_with_a_notice(running: Subject, adapte
 async def test_tokens_are_counted_or_estimated_with_a_margin(
     running: Subject, adapter: str, upstream: Upstream
 ) -> None:
-    if adapter == "anthropic":
-        from .upstream import plain
-
-        upstream.answer(plain(b'{"input_tokens": 14}'))
+    count = WIRES[adapter].exact_count if adapter in WIRES else None
+    if count is not None:
+        upstream.answer(count)
     request = asking("here", MODELS[adapter], "How many tokens are these?")
     counting = pb.CountTokensRequest(target=request.target, messages=request.messages)
     counted = await running.call("CountTokens", counting)
     assert counted.tokens > 0
     exact = counted.kind == pb.TOKEN_COUNT_KIND_EXACT
-    assert exact == (adapter == "anthropic")
+    assert exact == (count is not None)
     assert (counted.margin == 0) == exact
+    assert not exact or counted.tokens == 14
 
 
 async def test_status_names_the_adapter(running: Subject, adapter: str) -> None:

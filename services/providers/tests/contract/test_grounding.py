@@ -7,10 +7,10 @@ from typing import Any
 
 from sluice.chat.v1 import passage_pb2
 
-from .conftest import KEY
-from .formats import FORMATS, anthropic_block, anthropic_end, anthropic_start, anthropic_text
+from .format_anthropic import ANTHROPIC, block, end, start, text_block
+from .format_openai import OPENAI
 from .subject import asking, subject, text_of
-from .upstream import Upstream, stream
+from .upstream import Upstream
 
 
 def passages() -> list[passage_pb2.Passage]:
@@ -24,9 +24,9 @@ def passages() -> list[passage_pb2.Passage]:
 
 
 async def test_passages_are_rendered_for_openai(transport: str, upstream: Upstream, tmp_path: Path) -> None:
-    wire = FORMATS["openai"]
-    upstream.answer(stream(wire.text("Hello [p1]")))
-    settings = {"adapter": "openai", "api_key": KEY, "base_url": upstream.url + "/v1"}
+    wire = OPENAI
+    upstream.answer(wire.stream(wire.text("Hello [p1]")))
+    settings = {"adapter": "openai", **wire.settings(upstream.url)}
     async with subject(transport, "vendor", settings, tmp_path) as running:
         request = asking("vendor", wire.model, passages=passages(), grounding_instruction="Cite as [p1].")
         assert text_of(await running.generate(request)) == "Hello [p1]", "markers stay"
@@ -57,19 +57,15 @@ async def test_native_citations_of_anthropic(transport: str, upstream: Upstream,
         return {"type": "text_delta", "text": piece}
 
     events = [
-        anthropic_start(),
-        *anthropic_text(0, "På dansk: "),
-        *anthropic_block(
-            1, {"type": "text", "text": "", "citations": []}, cited(1, 1, 2), text("second "), text("gives 2")
-        ),
-        *anthropic_text(2, ", and "),
-        *anthropic_block(
-            3, {"type": "text", "text": "", "citations": []}, text("both"), cited(3, 0, 2), cited(3, 0, 1, 7)
-        ),
-        *anthropic_end("end_turn"),
+        start(),
+        *text_block(0, "På dansk: "),
+        *block(1, {"type": "text", "text": "", "citations": []}, cited(1, 1, 2), text("second "), text("gives 2")),
+        *text_block(2, ", and "),
+        *block(3, {"type": "text", "text": "", "citations": []}, text("both"), cited(3, 0, 2), cited(3, 0, 1, 7)),
+        *end("end_turn"),
     ]
-    upstream.answer(stream(events))
-    settings = {"adapter": "anthropic", "api_key": KEY, "base_url": upstream.url}
+    upstream.answer(ANTHROPIC.stream(events))
+    settings = {"adapter": "anthropic", **ANTHROPIC.settings(upstream.url)}
     async with subject(transport, "vendor", settings, tmp_path) as running:
         request = asking("vendor", "claude", passages=passages()[:1], grounding_instruction="Cite as [p1].")
         found = await running.generate(request)

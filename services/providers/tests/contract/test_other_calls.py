@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,45 +10,63 @@ from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError
 
 from .asked import TOOL_ROW, full_request
-from .conftest import KEY
-from .formats import FORMATS
+from .conftest import Start
+from .format_anthropic import ANTHROPIC
+from .format_openai import OPENAI
 from .subject import asking, subject
-from .upstream import Connection, Request, Upstream, plain
+from .upstream import Upstream, plain
+from .wire_format import Format
 
 
-async def test_embeddings(transport: str, upstream: Upstream, tmp_path: Path) -> None:
-    async def vectors(connection: Connection, request: Request) -> None:
-        texts = request.json["input"]
-        rows = [
-            {"object": "embedding", "index": index, "embedding": [float(len(text)), 0.5]}
-            for index, text in enumerate(texts)
-        ]
-        reply = {
-            "object": "list",
-            "data": rows[::-1],
-            "model": "text-embedding-3-small",
-            "usage": {"prompt_tokens": 2 * len(texts), "total_tokens": 2 * len(texts)},
-        }
-        await plain(json.dumps(reply).encode())(connection, request)
+async def test_embeddings(start: Start, wire: Format, upstream: Upstream) -> None:
+    if wire.embeddings is None:
+        async with start() as subject:
+            with pytest.raises(SluiceError) as caught:
+                await subject.call("Embed", pb.EmbedRequest(target=asking("vendor", "m").target, texts=["a"]))
+        assert caught.value.reason_name == "UNSUPPORTED_OPERATION"
+        return
+    upstream.answer(wire.embeddings)
+    async with start() as subject:
+        reply = await subject.call("Embed", embedding(wire, "a", "bb", "ccc"))
+    assert [list(row.values) for row in reply.embeddings] == [[1, 0.5], [2, 0.5], [3, 0.5]]
+    assert reply.model
 
-    upstream.answer(vectors)
-    settings = {"adapter": "openai", "api_key": KEY, "base_url": upstream.url + "/v1", "embed_batch": 2}
+
+def embedding(wire: Format, *texts: str) -> pb.EmbedRequest:
+    """Returns a request for vectors."""
+    return pb.EmbedRequest(target=asking("vendor", "embedding-model").target, texts=texts)
+
+
+async def test_embeddings_that_do_not_match_the_texts(start: Start, wire: Format, upstream: Upstream) -> None:
+    if wire.embeddings is None:
+        pytest.skip("the vendor has no embeddings")
+    async with start() as subject:
+        for body in (b"{}", b"[]", b"{not json"):
+            upstream.answer(plain(body))
+            with pytest.raises(SluiceError) as caught:
+                await subject.call("Embed", embedding(wire, "a"))
+            assert caught.value.reason_name == "UPSTREAM_PROTOCOL_ERROR"
+
+
+async def test_embeddings_in_batches_of_openai(transport: str, upstream: Upstream, tmp_path: Path) -> None:
+    upstream.answer(OPENAI.embeddings or plain(b""))
+    settings = {"adapter": "openai", **OPENAI.settings(upstream.url), "embed_batch": 2}
     async with subject(transport, "vendor", settings, tmp_path) as running:
-        target = asking("vendor", "text-embedding-3-small").target
-        reply = await running.call("Embed", pb.EmbedRequest(target=target, texts=["a", "bb", "ccc"], dimensions=2))
+        request = embedding(OPENAI, "a", "bb", "ccc")
+        request.dimensions = 2
+        reply = await running.call("Embed", request)
         upstream.answer(plain(b'{"object":"list","data":[],"model":"m","usage":{"prompt_tokens":1,"total_tokens":1}}'))
         with pytest.raises(SluiceError) as caught:
-            await running.call("Embed", pb.EmbedRequest(target=target, texts=["a"]))
+            await running.call("Embed", embedding(OPENAI, "a"))
         assert caught.value.reason_name == "UPSTREAM_PROTOCOL_ERROR"
-    assert [list(row.values) for row in reply.embeddings] == [[1, 0.5], [2, 0.5], [3, 0.5]]
     assert reply.usage.input_tokens == 6
     assert [len(request.json["input"]) for request in upstream.requests] == [2, 1, 1]
     assert upstream.requests[0].json["dimensions"] == 2
 
 
 async def test_counting_tokens_at_anthropic(transport: str, upstream: Upstream, tmp_path: Path) -> None:
-    settings = {"adapter": "anthropic", "api_key": KEY, "base_url": upstream.url}
-    request = full_request(FORMATS["anthropic"])
+    settings = {"adapter": "anthropic", **ANTHROPIC.settings(upstream.url)}
+    request = full_request(ANTHROPIC)
     counting = pb.CountTokensRequest(
         target=request.target, messages=request.messages, system_instruction="Be brief.", tools=[TOOL_ROW]
     )

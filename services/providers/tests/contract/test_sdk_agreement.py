@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from typing import Any
 
 import pytest
@@ -14,18 +13,22 @@ from sluice_providers.colocate import make
 from sluice_providers.vendor import VendorAdapter
 
 from .asked import full_request
-from .conftest import KEY
-from .formats import Format
-from .upstream import Upstream, plain, stream
+from .format_anthropic import ANTHROPIC
+from .format_openai import OPENAI
+from .upstream import Upstream
+from .wire_format import KEY, Format
 
 
+@pytest.mark.parametrize("wire", [ANTHROPIC, OPENAI], ids=lambda wire: wire.name)
 @pytest.mark.parametrize("whole", [False, True])
 async def test_the_sdk_sends_the_same(whole: bool, wire: Format, upstream: Upstream) -> None:
     """The fast path and the vendor's SDK differ in nothing that the vendor acts upon; see ADR 0010."""
-    reply = plain(json.dumps(wire.whole).encode()) if whole else stream(wire.text("Hello"))
+    reply = wire.reply(wire.whole) if whole else wire.stream(wire.text("Hello"))
     upstream.answer(reply)
-    words = [f"providers.vendor.{name}={value}" for name, value in (("adapter", wire.adapter), ("api_key", KEY))]
-    words += [f"providers.vendor.base_url={upstream.url}{wire.base}", 'providers.vendor.headers={"X-Team": "blue"}']
+    base = wire.settings(upstream.url)["base_url"]
+    settings = {"adapter": wire.adapter, "api_key": KEY, "base_url": base}
+    words = [f"providers.vendor.{name}={value}" for name, value in settings.items()]
+    words.append('providers.vendor.headers={"X-Team": "blue"}')
     servicer, _ = make(load(None, words, environ={}), "vendor")
     adapter = servicer.adapter
     assert isinstance(adapter, VendorAdapter)
@@ -37,7 +40,7 @@ async def test_the_sdk_sends_the_same(whole: bool, wire: Format, upstream: Upstr
         ours = upstream.last
         client: Any = importlib.import_module(wire.adapter).__dict__[
             "Async" + {"openai": "OpenAI", "anthropic": "Anthropic"}[wire.adapter]
-        ](api_key=KEY, base_url=upstream.url + wire.base, max_retries=0, default_headers={"X-Team": "blue"})
+        ](api_key=KEY, base_url=base, max_retries=0, default_headers={"X-Team": "blue"})
         create = client.chat.completions.create if wire.adapter == "openai" else client.messages.create
         async with client:
             result = await create(**ours.json)

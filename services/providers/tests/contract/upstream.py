@@ -42,9 +42,9 @@ class Connection:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def head(self, **headers: str) -> None:
+    async def head(self, media_type: str = "text/event-stream", **headers: str) -> None:
         """Begins a chunked stream of events."""
-        rows = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"} | {
+        rows = {"Content-Type": media_type, "Transfer-Encoding": "chunked"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
         await self.send(_head(200, rows))
@@ -159,12 +159,12 @@ def plain(body: bytes, status: int = 200, kind: str = "application/json", **head
     return play
 
 
-def stream(events: Iterable[bytes], **headers: str) -> Play:
+def stream(events: Iterable[bytes], media_type: str = "text/event-stream", **headers: str) -> Play:
     """Answers with a whole stream, each event in a chunk and a write of its own."""
     events = list(events)
 
     async def play(connection: Connection, _: Request) -> None:
-        await connection.head(**headers)
+        await connection.head(media_type, **headers)
         for event in events:
             await connection.chunk(event)
         await connection.end()

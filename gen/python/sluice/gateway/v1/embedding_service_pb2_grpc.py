@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EmbeddingServiceStub:
-    """Vectors and token counts, through the same routes as answers.
+    """Vectors, orders of relevance and token counts, through the same routes as answers.
     """
 
     def __init__(self, channel):
@@ -40,6 +40,11 @@ class EmbeddingServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/sluice.gateway.v1.EmbeddingService/Rerank',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.RerankRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.RerankResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/sluice.gateway.v1.EmbeddingService/CountTokens',
                 request_serializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.CountTokensRequest.SerializeToString,
@@ -48,11 +53,18 @@ class EmbeddingServiceStub:
 
 
 class EmbeddingServiceServicer:
-    """Vectors and token counts, through the same routes as answers.
+    """Vectors, orders of relevance and token counts, through the same routes as answers.
     """
 
     def Embed(self, request, context):
         """Turns texts into vectors, in order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rerank(self, request, context):
+        """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +85,11 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.EmbedRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.EmbedResponse.SerializeToString,
             ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.RerankRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.RerankResponse.SerializeToString,
+            ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.CountTokensRequest.FromString,
@@ -87,7 +104,7 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EmbeddingService:
-    """Vectors and token counts, through the same routes as answers.
+    """Vectors, orders of relevance and token counts, through the same routes as answers.
     """
 
     @staticmethod
@@ -107,6 +124,33 @@ class EmbeddingService:
             '/sluice.gateway.v1.EmbeddingService/Embed',
             sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.EmbedRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.EmbeddingService/Rerank',
+            sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.RerankRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_embedding__service__pb2.RerankResponse.FromString,
             options,
             channel_credentials,
             insecure,

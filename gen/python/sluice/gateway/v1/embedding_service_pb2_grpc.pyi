@@ -13,16 +13,18 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EmbeddingServiceStub:
-    """Vectors and token counts, through the same routes as answers."""
+    """Vectors, orders of relevance and token counts, through the same routes as answers."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.EmbedRequest, _embedding_service_pb2.EmbedResponse]
     """Turns texts into vectors, in order."""
+    Rerank: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.RerankRequest, _embedding_service_pb2.RerankResponse]
+    """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.CountTokensRequest, _embedding_service_pb2.CountTokensResponse]
     """Counts the tokens of a prompt."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Vectors and token counts, through the same routes as answers."""
+    """Vectors, orders of relevance and token counts, through the same routes as answers."""
 
     @_abc_1.abstractmethod
     def Embed(
@@ -31,6 +33,14 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_embedding_service_pb2.EmbedRequest, _abc.Awaitable[_embedding_service_pb2.EmbedResponse]],
     ) -> _abc.Awaitable[_embedding_service_pb2.EmbedResponse]:
         """Turns texts into vectors, in order."""
+
+    @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _embedding_service_pb2.RerankRequest,
+        context: _aio.ServicerContext[_embedding_service_pb2.RerankRequest, _abc.Awaitable[_embedding_service_pb2.RerankResponse]],
+    ) -> _abc.Awaitable[_embedding_service_pb2.RerankResponse]:
+        """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it."""
 
     @_abc_1.abstractmethod
     def CountTokens(

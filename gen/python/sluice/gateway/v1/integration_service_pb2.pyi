@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from sluice.error.v1 import error_reason_pb2 as _error_reason_pb2
+from sluice.provider.v1 import sign_in_pb2 as _sign_in_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -241,3 +242,95 @@ class GetIntegrationHealthResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetIntegrationHealthResponse: _TypeAlias = GetIntegrationHealthResponse  # noqa: Y015
+
+@_typing.final
+class WatchIntegrationHealthRequest(_message.Message):
+    """Asks to follow the health of integrations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    integration: _builtins.str
+    """Only this integration. Unset or empty: all."""
+    def __init__(
+        self,
+        *,
+        integration: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchIntegrationHealthRequest: _TypeAlias = WatchIntegrationHealthRequest  # noqa: Y015
+
+@_typing.final
+class WatchIntegrationHealthResponse(_message.Message):
+    """How an integration is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def integration(self) -> Global___Integration:
+        """The integration with its health. Unset: a heartbeat."""
+
+    def __init__(
+        self,
+        *,
+        integration: Global___Integration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchIntegrationHealthResponse: _TypeAlias = WatchIntegrationHealthResponse  # noqa: Y015
+
+@_typing.final
+class BeginSignInRequest(_message.Message):
+    """Asks to sign in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    integration: _builtins.str
+    """Id of the integration."""
+    def __init__(
+        self,
+        *,
+        integration: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginSignInRequest: _TypeAlias = BeginSignInRequest  # noqa: Y015
+
+@_typing.final
+class BeginSignInResponse(_message.Message):
+    """One step of a sign-in. Empty: a heartbeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def step(self) -> _sign_in_pb2.SignInStep:
+        """The step."""
+
+    def __init__(
+        self,
+        *,
+        step: _sign_in_pb2.SignInStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeginSignInResponse: _TypeAlias = BeginSignInResponse  # noqa: Y015

@@ -45,6 +45,16 @@ class IntegrationServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.GetIntegrationHealthRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.GetIntegrationHealthResponse.FromString,
                 _registered_method=True)
+        self.WatchIntegrationHealth = channel.unary_stream(
+                '/sluice.gateway.v1.IntegrationService/WatchIntegrationHealth',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.WatchIntegrationHealthRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.WatchIntegrationHealthResponse.FromString,
+                _registered_method=True)
+        self.BeginSignIn = channel.unary_stream(
+                '/sluice.gateway.v1.IntegrationService/BeginSignIn',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInResponse.FromString,
+                _registered_method=True)
 
 
 class IntegrationServiceServicer:
@@ -65,6 +75,23 @@ class IntegrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchIntegrationHealth(self, request, context):
+        """Follows the health of all integrations, or of one: first how each is now, by id, then each change as it is seen.
+        A change of latency or of the time of the probe alone is none. The stream goes on until the caller ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def BeginSignIn(self, request, context):
+        """Signs an integration in at a vendor that wants a person's consent in a browser: the OAuth 2.0 device flow
+        (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
+        UNSUPPORTED_OPERATION for integrations that know no sign-in. Cancelling the call gives it up. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IntegrationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +104,16 @@ def add_IntegrationServiceServicer_to_server(servicer, server):
                     servicer.GetIntegrationHealth,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.GetIntegrationHealthRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.GetIntegrationHealthResponse.SerializeToString,
+            ),
+            'WatchIntegrationHealth': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchIntegrationHealth,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.WatchIntegrationHealthRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.WatchIntegrationHealthResponse.SerializeToString,
+            ),
+            'BeginSignIn': grpc.unary_stream_rpc_method_handler(
+                    servicer.BeginSignIn,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +171,60 @@ class IntegrationService:
             '/sluice.gateway.v1.IntegrationService/GetIntegrationHealth',
             sluice_dot_gateway_dot_v1_dot_integration__service__pb2.GetIntegrationHealthRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_integration__service__pb2.GetIntegrationHealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchIntegrationHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.gateway.v1.IntegrationService/WatchIntegrationHealth',
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.WatchIntegrationHealthRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.WatchIntegrationHealthResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BeginSignIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.gateway.v1.IntegrationService/BeginSignIn',
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,15 @@ class IntegrationServiceStub:
     """Lists the integrations with what is known of their health."""
     GetIntegrationHealth: _aio.UnaryUnaryMultiCallable[_integration_service_pb2.GetIntegrationHealthRequest, _integration_service_pb2.GetIntegrationHealthResponse]
     """Probes one integration now."""
+    WatchIntegrationHealth: _aio.UnaryStreamMultiCallable[_integration_service_pb2.WatchIntegrationHealthRequest, _integration_service_pb2.WatchIntegrationHealthResponse]
+    """Follows the health of all integrations, or of one: first how each is now, by id, then each change as it is seen.
+    A change of latency or of the time of the probe alone is none. The stream goes on until the caller ends it.
+    """
+    BeginSignIn: _aio.UnaryStreamMultiCallable[_integration_service_pb2.BeginSignInRequest, _integration_service_pb2.BeginSignInResponse]
+    """Signs an integration in at a vendor that wants a person's consent in a browser: the OAuth 2.0 device flow
+    (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
+    UNSUPPORTED_OPERATION for integrations that know no sign-in. Cancelling the call gives it up. For administrators.
+    """
 
 class IntegrationServiceServicer(metaclass=_abc_1.ABCMeta):
     """The configured adapters and their health."""
@@ -39,5 +48,26 @@ class IntegrationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_integration_service_pb2.GetIntegrationHealthRequest, _abc.Awaitable[_integration_service_pb2.GetIntegrationHealthResponse]],
     ) -> _abc.Awaitable[_integration_service_pb2.GetIntegrationHealthResponse]:
         """Probes one integration now."""
+
+    @_abc_1.abstractmethod
+    def WatchIntegrationHealth(
+        self,
+        request: _integration_service_pb2.WatchIntegrationHealthRequest,
+        context: _aio.ServicerContext[_integration_service_pb2.WatchIntegrationHealthRequest, _abc.AsyncIterator[_integration_service_pb2.WatchIntegrationHealthResponse]],
+    ) -> _abc.AsyncIterator[_integration_service_pb2.WatchIntegrationHealthResponse]:
+        """Follows the health of all integrations, or of one: first how each is now, by id, then each change as it is seen.
+        A change of latency or of the time of the probe alone is none. The stream goes on until the caller ends it.
+        """
+
+    @_abc_1.abstractmethod
+    def BeginSignIn(
+        self,
+        request: _integration_service_pb2.BeginSignInRequest,
+        context: _aio.ServicerContext[_integration_service_pb2.BeginSignInRequest, _abc.AsyncIterator[_integration_service_pb2.BeginSignInResponse]],
+    ) -> _abc.AsyncIterator[_integration_service_pb2.BeginSignInResponse]:
+        """Signs an integration in at a vendor that wants a person's consent in a browser: the OAuth 2.0 device flow
+        (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
+        UNSUPPORTED_OPERATION for integrations that know no sign-in. Cancelling the call gives it up. For administrators.
+        """
 
 def add_IntegrationServiceServicer_to_server(servicer: IntegrationServiceServicer, server: _aio.Server) -> None: ...

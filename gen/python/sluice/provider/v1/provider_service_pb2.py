@@ -33,9 +33,10 @@ from sluice.chat.v1 import tool_pb2 as sluice_dot_chat_dot_v1_dot_tool__pb2
 from sluice.chat.v1 import usage_pb2 as sluice_dot_chat_dot_v1_dot_usage__pb2
 from sluice.error.v1 import error_reason_pb2 as sluice_dot_error_dot_v1_dot_error__reason__pb2
 from sluice.provider.v1 import model_pb2 as sluice_dot_provider_dot_v1_dot_model__pb2
+from sluice.provider.v1 import sign_in_pb2 as sluice_dot_provider_dot_v1_dot_sign__in__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sluice/provider/v1/provider_service.proto\x12\x12sluice.provider.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/chat/v1/event.proto\x1a\x1csluice/chat/v1/message.proto\x1a\x1fsluice/chat/v1/parameters.proto\x1a\x1csluice/chat/v1/passage.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x19sluice/chat/v1/tool.proto\x1a\x1asluice/chat/v1/usage.proto\x1a\"sluice/error/v1/error_reason.proto\x1a\x1esluice/provider/v1/model.proto\"\xcc\x04\n\x0fGenerateRequest\x12\x1c\n\nattempt_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\x06target\x18\x02 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x08messages\x18\x03 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12\x1f\n\x12system_instruction\x18\x04 \x01(\tH\x00\x88\x01\x01\x12)\n\x08passages\x18\x05 \x03(\x0b\x32\x17.sluice.chat.v1.Passage\x12\"\n\x15grounding_instruction\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x38\n\nparameters\x18\x07 \x01(\x0b\x32$.sluice.chat.v1.GenerationParameters\x12.\n\x05tools\x18\x08 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12/\n\x0btool_choice\x18\t \x01(\x0b\x32\x1a.sluice.chat.v1.ToolChoice\x12\x37\n\x0fresponse_format\x18\n \x01(\x0b\x32\x1e.sluice.chat.v1.ResponseFormat\x12\x14\n\x07lenient\x18\x0b \x01(\x08H\x02\x88\x01\x01\x12\x12\n\x05whole\x18\x0c \x01(\x08H\x03\x88\x01\x01\x42\x15\n\x13_system_instructionB\x18\n\x16_grounding_instructionB\n\n\x08_lenientB\x08\n\x06_whole\"?\n\x10GenerateResponse\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.EventJ\x04\x08\x01\x10\x02\"T\n\x14GenerateWholeRequest\x12<\n\x07request\x18\x01 \x01(\x0b\x32#.sluice.provider.v1.GenerateRequestB\x06\xbaH\x03\xc8\x01\x01\"D\n\x15GenerateWholeResponse\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.EventJ\x04\x08\x01\x10\x02\"\xcc\x01\n\x0c\x45mbedRequest\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12 \n\x05texts\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x80 \"\x04r\x02\x10\x01\x12$\n\ndimensions\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04 \x00H\x00\x88\x01\x01\x12\x35\n\x04task\x18\x04 \x01(\x0e\x32\x1d.sluice.provider.v1.EmbedTaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\r\n\x0b_dimensions\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"w\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.sluice.provider.v1.Embedding\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.sluice.chat.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"\xe4\x01\n\x12\x43ountTokensRequest\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x08messages\x18\x02 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12\x1f\n\x12system_instruction\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\x05tools\x18\x04 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x42\x15\n\x13_system_instruction\"g\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".sluice.provider.v1.TokenCountKind\x12\x0e\n\x06margin\x18\x03 \x01(\x01\"F\n\x11ListModelsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.sluice.provider.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x10GetStatusRequest\x12\x12\n\x05probe\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_probe\"\xd0\x01\n\x11GetStatusResponse\x12\x11\n\tavailable\x18\x01 \x01(\x08\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12*\n\x07latency\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10missing_settings\x18\x05 \x03(\t\x12\x30\n\nlast_error\x18\x06 \x01(\x0e\x32\x1c.sluice.error.v1.ErrorReason\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t*V\n\tEmbedTask\x12\x1a\n\x16\x45MBED_TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45MBED_TASK_QUERY\x10\x01\x12\x17\n\x13\x45MBED_TASK_DOCUMENT\x10\x02*n\n\x0eTokenCountKind\x12 \n\x1cTOKEN_COUNT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16TOKEN_COUNT_KIND_EXACT\x10\x01\x12\x1e\n\x1aTOKEN_COUNT_KIND_ESTIMATED\x10\x02\x32\xb5\x04\n\x0fProviderService\x12W\n\x08Generate\x12#.sluice.provider.v1.GenerateRequest\x1a$.sluice.provider.v1.GenerateResponse0\x01\x12\x64\n\rGenerateWhole\x12(.sluice.provider.v1.GenerateWholeRequest\x1a).sluice.provider.v1.GenerateWholeResponse\x12L\n\x05\x45mbed\x12 .sluice.provider.v1.EmbedRequest\x1a!.sluice.provider.v1.EmbedResponse\x12^\n\x0b\x43ountTokens\x12&.sluice.provider.v1.CountTokensRequest\x1a\'.sluice.provider.v1.CountTokensResponse\x12[\n\nListModels\x12%.sluice.provider.v1.ListModelsRequest\x1a&.sluice.provider.v1.ListModelsResponse\x12X\n\tGetStatus\x12$.sluice.provider.v1.GetStatusRequest\x1a%.sluice.provider.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sluice/provider/v1/provider_service.proto\x12\x12sluice.provider.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asluice/chat/v1/event.proto\x1a\x1csluice/chat/v1/message.proto\x1a\x1fsluice/chat/v1/parameters.proto\x1a\x1csluice/chat/v1/passage.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x19sluice/chat/v1/tool.proto\x1a\x1asluice/chat/v1/usage.proto\x1a\"sluice/error/v1/error_reason.proto\x1a\x1esluice/provider/v1/model.proto\x1a sluice/provider/v1/sign_in.proto\"\xf4\x04\n\x0fGenerateRequest\x12\x1c\n\nattempt_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\xb0\x01\x01\x12.\n\x06target\x18\x02 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x08messages\x18\x03 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12\x1f\n\x12system_instruction\x18\x04 \x01(\tH\x00\x88\x01\x01\x12)\n\x08passages\x18\x05 \x03(\x0b\x32\x17.sluice.chat.v1.Passage\x12\"\n\x15grounding_instruction\x18\x06 \x01(\tH\x01\x88\x01\x01\x12\x38\n\nparameters\x18\x07 \x01(\x0b\x32$.sluice.chat.v1.GenerationParameters\x12.\n\x05tools\x18\x08 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12/\n\x0btool_choice\x18\t \x01(\x0b\x32\x1a.sluice.chat.v1.ToolChoice\x12\x37\n\x0fresponse_format\x18\n \x01(\x0b\x32\x1e.sluice.chat.v1.ResponseFormat\x12\x14\n\x07lenient\x18\x0b \x01(\x08H\x02\x88\x01\x01\x12\x12\n\x05whole\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12\x17\n\nbackground\x18\r \x01(\x08H\x04\x88\x01\x01\x42\x15\n\x13_system_instructionB\x18\n\x16_grounding_instructionB\n\n\x08_lenientB\x08\n\x06_wholeB\r\n\x0b_background\"?\n\x10GenerateResponse\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.EventJ\x04\x08\x01\x10\x02\"T\n\x14GenerateWholeRequest\x12<\n\x07request\x18\x01 \x01(\x0b\x32#.sluice.provider.v1.GenerateRequestB\x06\xbaH\x03\xc8\x01\x01\"D\n\x15GenerateWholeResponse\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.EventJ\x04\x08\x01\x10\x02\"\xcc\x01\n\x0c\x45mbedRequest\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12 \n\x05texts\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x80 \"\x04r\x02\x10\x01\x12$\n\ndimensions\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04 \x00H\x00\x88\x01\x01\x12\x35\n\x04task\x18\x04 \x01(\x0e\x32\x1d.sluice.provider.v1.EmbedTaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\r\n\x0b_dimensions\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"w\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.sluice.provider.v1.Embedding\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.sluice.chat.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"\xa4\x01\n\rRerankRequest\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x1a\n\x05query\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02\x12 \n\x05texts\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\xe8\x07\"\x04r\x02\x10\x01\x12\x1b\n\x05top_n\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x42\x08\n\x06_top_n\",\n\x0cRerankResult\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x01\"x\n\x0eRerankResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .sluice.provider.v1.RerankResult\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.sluice.chat.v1.Usage\x12\r\n\x05model\x18\x03 \x01(\t\"\xe4\x01\n\x12\x43ountTokensRequest\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x08messages\x18\x02 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12\x1f\n\x12system_instruction\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\x05tools\x18\x04 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x42\x15\n\x13_system_instruction\"g\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".sluice.provider.v1.TokenCountKind\x12\x0e\n\x06margin\x18\x03 \x01(\x01\"F\n\x11ListModelsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.sluice.provider.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x10GetStatusRequest\x12\x12\n\x05probe\x18\x01 \x01(\x08H\x00\x88\x01\x01\x42\x08\n\x06_probe\"\xd0\x01\n\x11GetStatusResponse\x12\x11\n\tavailable\x18\x01 \x01(\x08\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12*\n\x07latency\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10missing_settings\x18\x05 \x03(\t\x12\x30\n\nlast_error\x18\x06 \x01(\x0e\x32\x1c.sluice.error.v1.ErrorReason\x12\x0e\n\x06\x64\x65tail\x18\x07 \x01(\t\"\x0f\n\rSignInRequest\">\n\x0eSignInResponse\x12,\n\x04step\x18\x01 \x01(\x0b\x32\x1e.sluice.provider.v1.SignInStep*V\n\tEmbedTask\x12\x1a\n\x16\x45MBED_TASK_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45MBED_TASK_QUERY\x10\x01\x12\x17\n\x13\x45MBED_TASK_DOCUMENT\x10\x02*n\n\x0eTokenCountKind\x12 \n\x1cTOKEN_COUNT_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16TOKEN_COUNT_KIND_EXACT\x10\x01\x12\x1e\n\x1aTOKEN_COUNT_KIND_ESTIMATED\x10\x02\x32\xd9\x05\n\x0fProviderService\x12W\n\x08Generate\x12#.sluice.provider.v1.GenerateRequest\x1a$.sluice.provider.v1.GenerateResponse0\x01\x12\x64\n\rGenerateWhole\x12(.sluice.provider.v1.GenerateWholeRequest\x1a).sluice.provider.v1.GenerateWholeResponse\x12L\n\x05\x45mbed\x12 .sluice.provider.v1.EmbedRequest\x1a!.sluice.provider.v1.EmbedResponse\x12O\n\x06Rerank\x12!.sluice.provider.v1.RerankRequest\x1a\".sluice.provider.v1.RerankResponse\x12^\n\x0b\x43ountTokens\x12&.sluice.provider.v1.CountTokensRequest\x1a\'.sluice.provider.v1.CountTokensResponse\x12[\n\nListModels\x12%.sluice.provider.v1.ListModelsRequest\x1a&.sluice.provider.v1.ListModelsResponse\x12X\n\tGetStatus\x12$.sluice.provider.v1.GetStatusRequest\x1a%.sluice.provider.v1.GetStatusResponse\x12Q\n\x06SignIn\x12!.sluice.provider.v1.SignInRequest\x1a\".sluice.provider.v1.SignInResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,6 +61,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST'].fields_by_name['dimensions']._serialized_options = b'\272H\010\032\006\030\200\200\004 \000'
   _globals['_EMBEDREQUEST'].fields_by_name['task']._loaded_options = None
   _globals['_EMBEDREQUEST'].fields_by_name['task']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_RERANKREQUEST'].fields_by_name['target']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['target']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_RERANKREQUEST'].fields_by_name['query']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['query']._serialized_options = b'\272H\010r\006\020\001\030\200\200\002'
+  _globals['_RERANKREQUEST'].fields_by_name['texts']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['texts']._serialized_options = b'\272H\016\222\001\013\010\001\020\350\007\"\004r\002\020\001'
+  _globals['_RERANKREQUEST'].fields_by_name['top_n']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['top_n']._serialized_options = b'\272H\004\032\002 \000'
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['target']._loaded_options = None
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['target']._serialized_options = b'\272H\003\310\001\001'
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['messages']._loaded_options = None
@@ -68,36 +77,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['tools']._serialized_options = b'\272H\006\222\001\003\020\200\001'
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_size']._loaded_options = None
   _globals['_LISTMODELSREQUEST'].fields_by_name['page_size']._serialized_options = b'\272H\007\032\005\030\350\007(\000'
-  _globals['_EMBEDTASK']._serialized_start=2327
-  _globals['_EMBEDTASK']._serialized_end=2413
-  _globals['_TOKENCOUNTKIND']._serialized_start=2415
-  _globals['_TOKENCOUNTKIND']._serialized_end=2525
-  _globals['_GENERATEREQUEST']._serialized_start=400
-  _globals['_GENERATEREQUEST']._serialized_end=988
-  _globals['_GENERATERESPONSE']._serialized_start=990
-  _globals['_GENERATERESPONSE']._serialized_end=1053
-  _globals['_GENERATEWHOLEREQUEST']._serialized_start=1055
-  _globals['_GENERATEWHOLEREQUEST']._serialized_end=1139
-  _globals['_GENERATEWHOLERESPONSE']._serialized_start=1141
-  _globals['_GENERATEWHOLERESPONSE']._serialized_end=1209
-  _globals['_EMBEDREQUEST']._serialized_start=1212
-  _globals['_EMBEDREQUEST']._serialized_end=1416
-  _globals['_EMBEDDING']._serialized_start=1418
-  _globals['_EMBEDDING']._serialized_end=1445
-  _globals['_EMBEDRESPONSE']._serialized_start=1447
-  _globals['_EMBEDRESPONSE']._serialized_end=1566
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1569
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1797
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1799
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1902
-  _globals['_LISTMODELSREQUEST']._serialized_start=1904
-  _globals['_LISTMODELSREQUEST']._serialized_end=1974
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1976
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2064
-  _globals['_GETSTATUSREQUEST']._serialized_start=2066
-  _globals['_GETSTATUSREQUEST']._serialized_end=2114
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2117
-  _globals['_GETSTATUSRESPONSE']._serialized_end=2325
-  _globals['_PROVIDERSERVICE']._serialized_start=2528
-  _globals['_PROVIDERSERVICE']._serialized_end=3093
+  _globals['_EMBEDTASK']._serialized_start=2817
+  _globals['_EMBEDTASK']._serialized_end=2903
+  _globals['_TOKENCOUNTKIND']._serialized_start=2905
+  _globals['_TOKENCOUNTKIND']._serialized_end=3015
+  _globals['_GENERATEREQUEST']._serialized_start=434
+  _globals['_GENERATEREQUEST']._serialized_end=1062
+  _globals['_GENERATERESPONSE']._serialized_start=1064
+  _globals['_GENERATERESPONSE']._serialized_end=1127
+  _globals['_GENERATEWHOLEREQUEST']._serialized_start=1129
+  _globals['_GENERATEWHOLEREQUEST']._serialized_end=1213
+  _globals['_GENERATEWHOLERESPONSE']._serialized_start=1215
+  _globals['_GENERATEWHOLERESPONSE']._serialized_end=1283
+  _globals['_EMBEDREQUEST']._serialized_start=1286
+  _globals['_EMBEDREQUEST']._serialized_end=1490
+  _globals['_EMBEDDING']._serialized_start=1492
+  _globals['_EMBEDDING']._serialized_end=1519
+  _globals['_EMBEDRESPONSE']._serialized_start=1521
+  _globals['_EMBEDRESPONSE']._serialized_end=1640
+  _globals['_RERANKREQUEST']._serialized_start=1643
+  _globals['_RERANKREQUEST']._serialized_end=1807
+  _globals['_RERANKRESULT']._serialized_start=1809
+  _globals['_RERANKRESULT']._serialized_end=1853
+  _globals['_RERANKRESPONSE']._serialized_start=1855
+  _globals['_RERANKRESPONSE']._serialized_end=1975
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1978
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2206
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2208
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2311
+  _globals['_LISTMODELSREQUEST']._serialized_start=2313
+  _globals['_LISTMODELSREQUEST']._serialized_end=2383
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2385
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2473
+  _globals['_GETSTATUSREQUEST']._serialized_start=2475
+  _globals['_GETSTATUSREQUEST']._serialized_end=2523
+  _globals['_GETSTATUSRESPONSE']._serialized_start=2526
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2734
+  _globals['_SIGNINREQUEST']._serialized_start=2736
+  _globals['_SIGNINREQUEST']._serialized_end=2751
+  _globals['_SIGNINRESPONSE']._serialized_start=2753
+  _globals['_SIGNINRESPONSE']._serialized_end=2815
+  _globals['_PROVIDERSERVICE']._serialized_start=3018
+  _globals['_PROVIDERSERVICE']._serialized_end=3747
 # @@protoc_insertion_point(module_scope)

@@ -18,6 +18,7 @@ from sluice.chat.v1 import tool_pb2 as _tool_pb2
 from sluice.chat.v1 import usage_pb2 as _usage_pb2
 from sluice.error.v1 import error_reason_pb2 as _error_reason_pb2
 from sluice.provider.v1 import model_pb2 as _model_pb2
+from sluice.provider.v1 import sign_in_pb2 as _sign_in_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -95,6 +96,7 @@ class GenerateRequest(_message.Message):
     RESPONSE_FORMAT_FIELD_NUMBER: _builtins.int
     LENIENT_FIELD_NUMBER: _builtins.int
     WHOLE_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """Identifies the attempt in logs and the ledger. A UUID."""
     system_instruction: _builtins.str
@@ -108,6 +110,10 @@ class GenerateRequest(_message.Message):
     whole: _builtins.bool
     """Set by GenerateWhole: the adapter may ask the vendor for one reply instead of a stream where that is cheaper. The
     events are the same. Unset: false.
+    """
+    background: _builtins.bool
+    """The answer may take long and nobody waits for it: the adapter may run the attempt as a background job of the vendor
+    and attach to it again where the connection breaks. Vendors without such jobs answer as ever. Unset: false.
     """
     @_builtins.property
     def target(self) -> _target_pb2.Target:
@@ -152,11 +158,14 @@ class GenerateRequest(_message.Message):
         response_format: _parameters_pb2.ResponseFormat | None = ...,
         lenient: _builtins.bool | None = ...,
         whole: _builtins.bool | None = ...,
+        background: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_grounding_instruction", b"_grounding_instruction", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "_whole", b"_whole", "grounding_instruction", b"grounding_instruction", "lenient", b"lenient", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "target", b"target", "tool_choice", b"tool_choice", "whole", b"whole"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_grounding_instruction", b"_grounding_instruction", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "_whole", b"_whole", "background", b"background", "grounding_instruction", b"grounding_instruction", "lenient", b"lenient", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "target", b"target", "tool_choice", b"tool_choice", "whole", b"whole"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_grounding_instruction", b"_grounding_instruction", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "_whole", b"_whole", "attempt_id", b"attempt_id", "grounding_instruction", b"grounding_instruction", "lenient", b"lenient", "messages", b"messages", "parameters", b"parameters", "passages", b"passages", "response_format", b"response_format", "system_instruction", b"system_instruction", "target", b"target", "tool_choice", b"tool_choice", "tools", b"tools", "whole", b"whole"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_background", b"_background", "_grounding_instruction", b"_grounding_instruction", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "_whole", b"_whole", "attempt_id", b"attempt_id", "background", b"background", "grounding_instruction", b"grounding_instruction", "lenient", b"lenient", "messages", b"messages", "parameters", b"parameters", "passages", b"passages", "response_format", b"response_format", "system_instruction", b"system_instruction", "target", b"target", "tool_choice", b"tool_choice", "tools", b"tools", "whole", b"whole"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__background: _TypeAlias = _typing.Literal["background"]  # noqa: Y015
+    _WhichOneofArgType__background: _TypeAlias = _typing.Literal["_background", b"_background"]  # noqa: Y015
     _WhichOneofReturnType__grounding_instruction: _TypeAlias = _typing.Literal["grounding_instruction"]  # noqa: Y015
     _WhichOneofArgType__grounding_instruction: _TypeAlias = _typing.Literal["_grounding_instruction", b"_grounding_instruction"]  # noqa: Y015
     _WhichOneofReturnType__lenient: _TypeAlias = _typing.Literal["lenient"]  # noqa: Y015
@@ -165,6 +174,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__system_instruction: _TypeAlias = _typing.Literal["_system_instruction", b"_system_instruction"]  # noqa: Y015
     _WhichOneofReturnType__whole: _TypeAlias = _typing.Literal["whole"]  # noqa: Y015
     _WhichOneofArgType__whole: _TypeAlias = _typing.Literal["_whole", b"_whole"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__background) -> _WhichOneofReturnType__background | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__grounding_instruction) -> _WhichOneofReturnType__grounding_instruction | None: ...
     @_typing.overload
@@ -345,6 +356,106 @@ class EmbedResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
+
+@_typing.final
+class RerankRequest(_message.Message):
+    """Texts to order."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    TOP_N_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """What the texts are compared with. 1 to 32768 characters."""
+    top_n: _builtins.int
+    """Most results to return. Unset: one for each text."""
+    @_builtins.property
+    def target(self) -> _target_pb2.Target:
+        """The reranking model."""
+
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts. 1 to 1000, none empty."""
+
+    def __init__(
+        self,
+        *,
+        target: _target_pb2.Target | None = ...,
+        query: _builtins.str = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        top_n: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_top_n", b"_top_n", "target", b"target", "top_n", b"top_n"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_top_n", b"_top_n", "query", b"query", "target", b"target", "texts", b"texts", "top_n", b"top_n"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__top_n: _TypeAlias = _typing.Literal["top_n"]  # noqa: Y015
+    _WhichOneofArgType__top_n: _TypeAlias = _typing.Literal["_top_n", b"_top_n"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_n) -> _WhichOneofReturnType__top_n | None: ...
+
+Global___RerankRequest: _TypeAlias = RerankRequest  # noqa: Y015
+
+@_typing.final
+class RerankResult(_message.Message):
+    """One text and how well it answers the query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which text, from 0."""
+    score: _builtins.float
+    """The vendor's score: higher is better; comparable within one response only."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerankResult: _TypeAlias = RerankResult  # noqa: Y015
+
+@_typing.final
+class RerankResponse(_message.Message):
+    """The order of the texts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model that answered, as the vendor names it."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RerankResult]:
+        """Best first, each text at most once."""
+
+    @_builtins.property
+    def usage(self) -> _usage_pb2.Usage:
+        """What it used. Its source is unset where the vendor counts no tokens for this."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RerankResult] | None = ...,
+        usage: _usage_pb2.Usage | None = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "results", b"results", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015
 
 @_typing.final
 class CountTokensRequest(_message.Message):
@@ -545,3 +656,44 @@ class GetStatusResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class SignInRequest(_message.Message):
+    """Asks to sign in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignInRequest: _TypeAlias = SignInRequest  # noqa: Y015
+
+@_typing.final
+class SignInResponse(_message.Message):
+    """One step of a sign-in. Empty: a heartbeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def step(self) -> _sign_in_pb2.SignInStep:
+        """The step."""
+
+    def __init__(
+        self,
+        *,
+        step: _sign_in_pb2.SignInStep | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignInResponse: _TypeAlias = SignInResponse  # noqa: Y015

@@ -51,6 +51,11 @@ class ProviderServiceStub:
                 request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.EmbedRequest.SerializeToString,
                 response_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.EmbedResponse.FromString,
                 _registered_method=True)
+        self.Rerank = channel.unary_unary(
+                '/sluice.provider.v1.ProviderService/Rerank',
+                request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.RerankRequest.SerializeToString,
+                response_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.RerankResponse.FromString,
+                _registered_method=True)
         self.CountTokens = channel.unary_unary(
                 '/sluice.provider.v1.ProviderService/CountTokens',
                 request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.CountTokensRequest.SerializeToString,
@@ -65,6 +70,11 @@ class ProviderServiceStub:
                 '/sluice.provider.v1.ProviderService/GetStatus',
                 request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GetStatusResponse.FromString,
+                _registered_method=True)
+        self.SignIn = channel.unary_stream(
+                '/sluice.provider.v1.ProviderService/SignIn',
+                request_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.SignInRequest.SerializeToString,
+                response_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.SignInResponse.FromString,
                 _registered_method=True)
 
 
@@ -96,6 +106,13 @@ class ProviderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Rerank(self, request, context):
+        """Orders texts by how well they answer a query, where the vendor offers it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CountTokens(self, request, context):
         """Counts the tokens a prompt would use, without a download.
         """
@@ -112,6 +129,15 @@ class ProviderServiceServicer:
 
     def GetStatus(self, request, context):
         """Probes the vendor and says what is missing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignIn(self, request, context):
+        """Signs the integration in at a vendor that wants a person's consent in a browser: the OAuth 2.0 device flow
+        (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
+        What it yields is kept by the adapter; cancelling the call gives the sign-in up.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,6 +161,11 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     request_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.EmbedRequest.FromString,
                     response_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.EmbedResponse.SerializeToString,
             ),
+            'Rerank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rerank,
+                    request_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.RerankRequest.FromString,
+                    response_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.RerankResponse.SerializeToString,
+            ),
             'CountTokens': grpc.unary_unary_rpc_method_handler(
                     servicer.CountTokens,
                     request_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.CountTokensRequest.FromString,
@@ -149,6 +180,11 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GetStatusRequest.FromString,
                     response_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'SignIn': grpc.unary_stream_rpc_method_handler(
+                    servicer.SignIn,
+                    request_deserializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.SignInRequest.FromString,
+                    response_serializer=sluice_dot_provider_dot_v1_dot_provider__service__pb2.SignInResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -245,6 +281,33 @@ class ProviderService:
             _registered_method=True)
 
     @staticmethod
+    def Rerank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.provider.v1.ProviderService/Rerank',
+            sluice_dot_provider_dot_v1_dot_provider__service__pb2.RerankRequest.SerializeToString,
+            sluice_dot_provider_dot_v1_dot_provider__service__pb2.RerankResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def CountTokens(request,
             target,
             options=(),
@@ -315,6 +378,33 @@ class ProviderService:
             '/sluice.provider.v1.ProviderService/GetStatus',
             sluice_dot_provider_dot_v1_dot_provider__service__pb2.GetStatusRequest.SerializeToString,
             sluice_dot_provider_dot_v1_dot_provider__service__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignIn(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/sluice.provider.v1.ProviderService/SignIn',
+            sluice_dot_provider_dot_v1_dot_provider__service__pb2.SignInRequest.SerializeToString,
+            sluice_dot_provider_dot_v1_dot_provider__service__pb2.SignInResponse.FromString,
             options,
             channel_credentials,
             insecure,

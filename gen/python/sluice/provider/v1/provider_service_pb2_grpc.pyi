@@ -28,12 +28,19 @@ class ProviderServiceStub:
     """
     Embed: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.EmbedRequest, _provider_service_pb2.EmbedResponse]
     """Turns texts into vectors, batched to the vendor's limit, in order."""
+    Rerank: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.RerankRequest, _provider_service_pb2.RerankResponse]
+    """Orders texts by how well they answer a query, where the vendor offers it."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.CountTokensRequest, _provider_service_pb2.CountTokensResponse]
     """Counts the tokens a prompt would use, without a download."""
     ListModels: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.ListModelsRequest, _provider_service_pb2.ListModelsResponse]
     """Lists the models that can be used now."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.GetStatusRequest, _provider_service_pb2.GetStatusResponse]
     """Probes the vendor and says what is missing."""
+    SignIn: _aio.UnaryStreamMultiCallable[_provider_service_pb2.SignInRequest, _provider_service_pb2.SignInResponse]
+    """Signs the integration in at a vendor that wants a person's consent in a browser: the OAuth 2.0 device flow
+    (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
+    What it yields is kept by the adapter; cancelling the call gives the sign-in up.
+    """
 
 class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
     """What every adapter in front of a model vendor implements. An adapter keeps no state and never retries: the gateway
@@ -69,6 +76,14 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         """Turns texts into vectors, batched to the vendor's limit, in order."""
 
     @_abc_1.abstractmethod
+    def Rerank(
+        self,
+        request: _provider_service_pb2.RerankRequest,
+        context: _aio.ServicerContext[_provider_service_pb2.RerankRequest, _abc.Awaitable[_provider_service_pb2.RerankResponse]],
+    ) -> _abc.Awaitable[_provider_service_pb2.RerankResponse]:
+        """Orders texts by how well they answer a query, where the vendor offers it."""
+
+    @_abc_1.abstractmethod
     def CountTokens(
         self,
         request: _provider_service_pb2.CountTokensRequest,
@@ -91,5 +106,16 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_provider_service_pb2.GetStatusRequest, _abc.Awaitable[_provider_service_pb2.GetStatusResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.GetStatusResponse]:
         """Probes the vendor and says what is missing."""
+
+    @_abc_1.abstractmethod
+    def SignIn(
+        self,
+        request: _provider_service_pb2.SignInRequest,
+        context: _aio.ServicerContext[_provider_service_pb2.SignInRequest, _abc.AsyncIterator[_provider_service_pb2.SignInResponse]],
+    ) -> _abc.AsyncIterator[_provider_service_pb2.SignInResponse]:
+        """Signs the integration in at a vendor that wants a person's consent in a browser: the OAuth 2.0 device flow
+        (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
+        What it yields is kept by the adapter; cancelling the call gives the sign-in up.
+        """
 
 def add_ProviderServiceServicer_to_server(servicer: ProviderServiceServicer, server: _aio.Server) -> None: ...
