@@ -87,6 +87,12 @@ class Emitter(Protocol):
 class Adapter:
     """Base of all adapters. What a vendor does not have is left as it is here: refused as unsupported."""
 
+    TITLE: ClassVar[str] = ""
+    """The vendor's name for people; docs/providers.md shows it."""
+    SETUP: ClassVar[str] = ""
+    """How to get going, in a sentence or two of Markdown, for the same page."""
+    EXACT_COUNT: ClassVar[bool] = False
+    """Whether `count_tokens` is exact where the vendor can be reached."""
     Settings: ClassVar[type[Settings]] = Settings
     """The type of its section."""
     DEFAULTS: ClassVar[Mapping[str, Any]] = {}

@@ -35,6 +35,10 @@ class AnthropicSettings(HttpSettings, frozen=True, forbid_unknown_fields=True, k
 class AnthropicAdapter(VendorAdapter):
     """The Anthropic format."""
 
+    TITLE = "Anthropic"
+    SETUP = "Make a key in the console and set `ANTHROPIC_API_KEY`."
+    EXACT_COUNT = True
+    OPTIONS = messages_request.OPTIONS
     SDK = "anthropic"
     Settings = AnthropicSettings
     DEFAULTS: ClassVar[Mapping[str, Any]] = {

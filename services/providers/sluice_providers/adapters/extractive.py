@@ -35,6 +35,8 @@ class ExtractiveSettings(base.Settings, frozen=True, forbid_unknown_fields=True,
 class ExtractiveAdapter(Adapter):
     """Quotes the best lines, with citations, and says that no model was used."""
 
+    TITLE = "Extractive"
+    SETUP = "Nothing to set up: it quotes the passages that fit best and says that no model was used."
     Settings = ExtractiveSettings
     OPTIONS = frozenset({"max_output_tokens"})
 

@@ -45,6 +45,9 @@ class OpenAISettings(HttpSettings, frozen=True, forbid_unknown_fields=True, kw_o
 class OpenAIAdapter(VendorAdapter):
     """The OpenAI format. Vendors that speak it differ by their settings only."""
 
+    TITLE = "OpenAI"
+    SETUP = "Make a key on the platform and set `OPENAI_API_KEY`."
+    OPTIONS = chat_request.OPTIONS
     SDK = "openai"
     Settings = OpenAISettings
     DEFAULTS: ClassVar[Mapping[str, Any]] = {

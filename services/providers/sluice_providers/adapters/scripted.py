@@ -35,6 +35,8 @@ class ScriptedSettings(base.Settings, frozen=True, forbid_unknown_fields=True, k
 class ScriptedAdapter(Adapter):
     """Plays scripts; `sluice_providers.script` has the language."""
 
+    TITLE = "Scripted"
+    SETUP = "Nothing to set up: it plays [scripts](scripted.md), faults included, for tests and demonstrations."
     Settings = ScriptedSettings
     OPTIONS = options.PARAMETERS | {
         "tools", "tools.custom", "tools.strict", "tool_choice", "images", "images.uri", "files", "files.uri",
