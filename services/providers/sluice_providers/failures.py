@@ -66,6 +66,9 @@ def by_status(status: int) -> Reason:
         return _R.ERROR_REASON_UPSTREAM_UNAVAILABLE
     if status >= 400:
         return _R.ERROR_REASON_UPSTREAM_INVALID_ARGUMENT
+    if status < 300:
+        # A success of another kind than the one that the format has: no reply to what was asked.
+        return _R.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR
     # Redirects are not followed: they would carry the key to another place.
     return _R.ERROR_REASON_INTEGRATION_MISCONFIGURED
 

@@ -6,6 +6,7 @@ not used, only a configured one. Cancelling the task that reads a reply closes i
 
 import asyncio
 import contextlib
+import io
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
+from aiohttp.connector import Connection
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit.errors import Reason, SluiceError, make_error
@@ -23,6 +25,7 @@ from sluice_providers.failures import protocol_error, vendor_failure
 
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
+_LARGE_BODY: Final = 1024 * 1024
 _KEEPALIVE_SECONDS: Final = 60.0
 _END_SECONDS: Final = 0.05
 """How long a finished stream may take to end its framing, so that its connection can serve again."""
@@ -118,6 +121,22 @@ class Reply:
                     await self._response.content.readany()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """A pool that does not use a connection again on which something came that nobody asked for.
+
+    It would be read as the reply to the next request: an answer to another prompt, perhaps of another caller. aiohttp
+    looks for it when a connection comes back to the pool, but not when it leaves it.
+    """
+
+    async def _get(self, key: Any, traces: Any) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            protocol = connection.protocol
+            if protocol is not None and not protocol.should_close:
+                return connection
+            connection.close()
+        return None
+
+
 class Upstream:
     """The connections to one vendor."""
 
@@ -131,7 +150,7 @@ class Upstream:
 
     async def start(self) -> None:
         """Makes the pool. It connects when first used."""
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self.tls)
+        connector = _Connector(limit=0, keepalive_timeout=_KEEPALIVE_SECONDS, ssl=self.tls)
         self._session = aiohttp.ClientSession(
             connector=connector,
             # Silence is judged by the attempt's own limits, which know what came before.
@@ -178,7 +197,8 @@ class Upstream:
         response = await self._session.request(
             method,
             path if path.startswith(("http://", "https://")) else self.base_url + path,
-            data=body,
+            # A large one goes out in pieces, so that other attempts have their turn in between.
+            data=io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body,
             headers=headers,
             allow_redirects=False,
             proxy=proxy.reveal() if proxy else None,

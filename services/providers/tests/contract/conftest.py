@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,18 @@ def transport(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=sorted(FORMATS))
 def wire(request: pytest.FixtureRequest) -> Format:
     return FORMATS[request.param]
+
+
+def wires_with(having: Callable[[Format], object]) -> pytest.MarkDecorator:
+    """Runs a test for the formats that have something, instead of for all."""
+    return pytest.mark.parametrize(
+        "wire", [FORMATS[name] for name in sorted(FORMATS) if having(FORMATS[name])], ids=name_of
+    )
+
+
+def name_of(wire: Format) -> str:
+    """Returns what test ids call a format."""
+    return wire.name
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,35 @@ TRANSPORTS = ("grpc", "colocated")
 _LIMIT = 20.0
 
 
+@dataclass
+class Outcome:
+    """What one attempt came to: all that was received, and how it failed."""
+
+    batches: list[pb.GenerateResponse] = field(default_factory=list)
+    error: SluiceError | None = None
+    progress: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set by the first text."""
+
+    @property
+    def events(self) -> list[event_pb2.Event]:
+        return [event for batch in self.batches for event in batch.events]
+
+    @property
+    def text(self) -> str:
+        return text_of(self.events)
+
+    @property
+    def ends(self) -> int:
+        """How many events say that the answer is complete."""
+        return sum(event.HasField("completed") for event in self.events)
+
+    def take(self, batch: pb.GenerateResponse) -> None:
+        """Keeps what came."""
+        self.batches.append(batch)
+        if any(event.WhichOneof("kind") == "text_delta" for event in batch.events):
+            self.progress.set()
+
+
 class Subject:
     """One integration. Failures are SluiceErrors, whatever lies between."""
 
@@ -33,39 +63,56 @@ class Subject:
         self.integration = integration
         self._stub = stub
         self._generator = generator
-        self.batches: list[pb.GenerateResponse] = []
-        self.progress = asyncio.Event()
+        self._last = Outcome()
 
     async def generate(self, request: pb.GenerateRequest, timeout: float = _LIMIT) -> list[event_pb2.Event]:
         """Runs an attempt and returns its events; `batches` has what came, also of an attempt that failed."""
-        self.batches.clear()
-        self.progress.clear()
+        outcome = self._last
+        outcome.batches.clear()
+        outcome.progress.clear()
+        await self._run(request, timeout, outcome)
+        return outcome.events
+
+    async def outcome(
+        self, request: pb.GenerateRequest, timeout: float = _LIMIT, outcome: Outcome | None = None
+    ) -> Outcome:
+        """Runs an attempt beside others and returns what it came to; `outcome` shows it while it runs."""
+        outcome = outcome or Outcome()
+        try:
+            await self._run(request, timeout, outcome)
+        except SluiceError as error:
+            outcome.error = error
+        return outcome
+
+    async def _run(self, request: pb.GenerateRequest, timeout: float, outcome: Outcome) -> None:
         if self._generator is not None:
 
             def send(batch: pb.GenerateResponse) -> None:
-                self._take(batch)
+                outcome.take(batch)
 
             await self._generator.generate(request, Call("/test").with_timeout(timeout), send)
-        else:
-            try:
-                if request.whole:
-                    answer = await self._stub.GenerateWhole(pb.GenerateWholeRequest(request=request), timeout=timeout)
-                    self._take(pb.GenerateResponse(events=answer.events))
-                else:
-                    async for batch in self._stub.Generate(request, timeout=timeout):
-                        self._take(batch)
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error) from None
-        return self.events
+            return
+        try:
+            if request.whole:
+                answer = await self._stub.GenerateWhole(pb.GenerateWholeRequest(request=request), timeout=timeout)
+                outcome.take(pb.GenerateResponse(events=answer.events))
+            else:
+                async for batch in self._stub.Generate(request, timeout=timeout):
+                    outcome.take(batch)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
 
-    def _take(self, batch: pb.GenerateResponse) -> None:
-        self.batches.append(batch)
-        if any(event.WhichOneof("kind") == "text_delta" for event in batch.events):
-            self.progress.set()
+    @property
+    def batches(self) -> list[pb.GenerateResponse]:
+        return self._last.batches
+
+    @property
+    def progress(self) -> asyncio.Event:
+        return self._last.progress
 
     @property
     def events(self) -> list[event_pb2.Event]:
-        return [event for batch in self.batches for event in batch.events]
+        return self._last.events
 
     async def call(self, method: str, request: Any) -> Any:
         """Calls a method that is no stream, by its name in the contract."""

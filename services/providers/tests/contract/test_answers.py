@@ -11,7 +11,7 @@ from sluice.chat.v1 import tool_pb2, usage_pb2
 from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 
-from .conftest import Start
+from .conftest import Start, wires_with
 from .subject import asking, kinds, text_of
 from .upstream import Connection, Request, Upstream
 from .wire_format import Format
@@ -94,10 +94,9 @@ async def test_parallel_fragmented_tool_calls(start: Start, wire: Format, upstre
     assert events[-1].completed.finish_reason == usage_pb2.FINISH_REASON_TOOL_CALLS
 
 
+@wires_with(lambda wire: wire.reasoning)
 async def test_reasoning(start: Start, wire: Format, upstream: Upstream) -> None:
-    if wire.reasoning is None:
-        pytest.skip("the format has no reasoning")
-    upstream.answer(wire.stream(wire.reasoning))
+    upstream.answer(wire.stream(wire.reasoning or []))
     async with start() as subject:
         events = await subject.generate(asking("vendor", wire.model))
     deltas = [event.reasoning_delta for event in events if event.HasField("reasoning_delta")]

@@ -15,7 +15,7 @@ from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError, to_status
 from sluice_kit.logs import JsonFormatter
 
-from .conftest import Start
+from .conftest import Start, wires_with
 from .formats import FORMATS
 from .subject import asking, failure_of, subject, text_of
 from .upstream import Connection, Request, Upstream, plain
@@ -90,9 +90,9 @@ async def test_an_error_inside_a_stream(start: Start, wire: Format, upstream: Up
             assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == "UPSTREAM_UNAVAILABLE"
 
 
+@wires_with(lambda wire: wire.telling_error)
 async def test_a_telling_error_inside_a_stream(start: Start, wire: Format, upstream: Upstream) -> None:
-    if wire.telling_error is None:
-        pytest.skip("the format has no codes inside a stream")
+    assert wire.telling_error is not None
     frame, reason = wire.telling_error
     upstream.answer(wire.stream([*wire.unfinished, frame]))
     async with start() as subject:
@@ -265,11 +265,11 @@ async def test_status_follows_what_happened(start: Start, wire: Format, upstream
         assert status.last_error == ErrorReason.ERROR_REASON_UNSPECIFIED
 
 
+@wires_with(lambda wire: wire.key_variable)
 async def test_a_missing_key_is_named_and_the_rest_works(
     transport: str, wire: Format, upstream: Upstream, tmp_path: Path
 ) -> None:
-    if wire.key_variable is None:
-        pytest.skip("it needs no key")
+    assert wire.key_variable is not None
     settings = {"adapter": wire.adapter, **wire.settings(upstream.url)}
     settings = {name: value for name, value in settings.items() if value != KEY}
     async with subject(transport, "vendor", settings, tmp_path) as running:

@@ -10,7 +10,7 @@ from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError
 
 from .asked import TOOL_ROW, full_request
-from .conftest import Start
+from .conftest import Start, wires_with
 from .format_anthropic import ANTHROPIC
 from .format_openai import OPENAI
 from .subject import asking, subject
@@ -18,13 +18,18 @@ from .upstream import Upstream, plain
 from .wire_format import Format
 
 
+@wires_with(lambda wire: not wire.embeddings)
+async def test_embeddings_that_a_vendor_does_not_have(start: Start, wire: Format, upstream: Upstream) -> None:
+    async with start() as subject:
+        with pytest.raises(SluiceError) as caught:
+            await subject.call("Embed", pb.EmbedRequest(target=asking("vendor", "m").target, texts=["a"]))
+    assert caught.value.reason_name == "UNSUPPORTED_OPERATION"
+    assert upstream.requests == []
+
+
+@wires_with(lambda wire: wire.embeddings)
 async def test_embeddings(start: Start, wire: Format, upstream: Upstream) -> None:
-    if wire.embeddings is None:
-        async with start() as subject:
-            with pytest.raises(SluiceError) as caught:
-                await subject.call("Embed", pb.EmbedRequest(target=asking("vendor", "m").target, texts=["a"]))
-        assert caught.value.reason_name == "UNSUPPORTED_OPERATION"
-        return
+    assert wire.embeddings is not None
     upstream.answer(wire.embeddings)
     async with start() as subject:
         reply = await subject.call("Embed", embedding(wire, "a", "bb", "ccc"))
@@ -37,9 +42,8 @@ def embedding(wire: Format, *texts: str) -> pb.EmbedRequest:
     return pb.EmbedRequest(target=asking("vendor", "embedding-model").target, texts=texts)
 
 
+@wires_with(lambda wire: wire.embeddings)
 async def test_embeddings_that_do_not_match_the_texts(start: Start, wire: Format, upstream: Upstream) -> None:
-    if wire.embeddings is None:
-        pytest.skip("the vendor has no embeddings")
     async with start() as subject:
         for body in (b"{}", b"[]", b"{not json"):
             upstream.answer(plain(body))

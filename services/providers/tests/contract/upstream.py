@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,13 +47,25 @@ class Connection:
         rows = {"Content-Type": media_type, "Transfer-Encoding": "chunked"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
-        await self.send(_head(200, rows))
+        await self.send(head_of(200, rows))
 
     async def chunk(self, data: bytes) -> None:
         await self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     async def end(self) -> None:
         await self.send(b"0\r\n\r\n")
+
+    async def drip(self, data: bytes) -> None:
+        """Sends every byte on its own, each after the peer had its turn."""
+        for index in range(len(data)):
+            await self.send(data[index : index + 1])
+            await asyncio.sleep(0)
+
+    async def finish(self) -> None:
+        """Ends this side, and waits until the peer has ended its own."""
+        self.writer.write_eof()
+        while await self.reader.read(65536):
+            pass  # what the peer still sends is not wanted any more
 
     def reset(self) -> None:
         """Ends the connection with RST."""
@@ -82,7 +94,12 @@ class Upstream:
     peer_closed: asyncio.Event = field(default_factory=asyncio.Event)
     peer_closed_at: float = 0.0
     play: Play | None = None
+    early: Play | None = None
+    """Answers when a request's head is there, and its body is not read. The connection ends with it."""
     broken: list[BaseException] = field(default_factory=list)
+    answering: int = 0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while no request is being answered."""
 
     @property
     def url(self) -> str:
@@ -101,11 +118,19 @@ class Upstream:
         self.connections += 1
         connection = Connection(self, reader, writer)
         try:
-            while (request := await _read(reader, number)) is not None:
+            while (request := await _read(reader, number, whole=self.early is None)) is not None:
                 self.requests.append(request)
-                assert self.play is not None, "the test did not say what to answer"
-                await self.play(connection, request)
-                if writer.transport.is_closing():
+                play = self.early or self.play
+                assert play is not None, "the test did not say what to answer"
+                self.answering += 1
+                self.idle.clear()
+                try:
+                    await play(connection, request)
+                finally:
+                    self.answering -= 1
+                    if not self.answering:
+                        self.idle.set()
+                if self.early is not None or writer.transport.is_closing():
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the peer is gone, as some tests want it
@@ -115,7 +140,7 @@ class Upstream:
             writer.close()
 
 
-async def _read(reader: asyncio.StreamReader, connection: int) -> Request | None:
+async def _read(reader: asyncio.StreamReader, connection: int, *, whole: bool) -> Request | None:
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -124,11 +149,12 @@ async def _read(reader: asyncio.StreamReader, connection: int) -> Request | None
     method, path, _ = first.split(" ")
     pairs = (row.partition(":") for row in rows if row)
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    body = await reader.readexactly(int(headers.get("content-length", "0"))) if whole else b""
     return Request(method, path, headers, body, connection)
 
 
-def _head(status: int, headers: dict[str, str]) -> bytes:
+def head_of(status: int, headers: Mapping[str, str]) -> bytes:
+    """Returns a status line, headers, and the empty line behind them."""
     rows = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {status} X\r\n{rows}\r\n".encode("latin-1")
 
@@ -154,7 +180,7 @@ def plain(body: bytes, status: int = 200, kind: str = "application/json", **head
         rows = {"Content-Type": kind, "Content-Length": str(len(body))} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
-        await connection.send(_head(status, rows) + body)
+        await connection.send(head_of(status, rows) + body)
 
     return play
 
