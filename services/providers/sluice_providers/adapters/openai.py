@@ -105,7 +105,10 @@ class OpenAIAdapter(VendorAdapter):
             reply = await sdk.embeddings.create(
                 input=texts, model=request.target.model, encoding_format="float", **extra
             )
-            rows = sorted(reply.data, key=lambda row: row.index)
+            data: Any = getattr(reply, "data", None)  # the SDK returns whatever JSON there was
+            if not isinstance(data, list):
+                raise protocol_error(self.integration, "a reply without vectors")
+            rows = sorted(data, key=lambda row: row.index)
             if [row.index for row in rows] != list(range(len(texts))):
                 raise protocol_error(self.integration, "the vectors do not match the texts")
             for row in rows:
