@@ -84,6 +84,15 @@ class AdmissionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For one tenant."""
 
 
+class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the health of the integrations is followed, while somebody watches it (`sluice status --watch`)."""
+
+    poll_seconds: Positive = 1.0
+    """Pause between two questions to an adapter, which it answers without asking its vendor."""
+    probe_seconds: Positive = 30.0
+    """Pause between two probes of a vendor."""
+
+
 def _default_routes() -> dict[str, RouteConfig]:
     return {"default": RouteConfig(targets=("extractive/quote",))}
 
@@ -113,3 +122,4 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogLimits = LogLimits()
     watchers: WatcherLimits = WatcherLimits()
     admission: AdmissionLimits = AdmissionLimits()
+    health: HealthConfig = HealthConfig()

@@ -11,6 +11,7 @@ from sluice.gateway.v1 import (
 )
 from sluice_gateway import forward
 from sluice_gateway.config import GatewayConfig
+from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Pipeline
@@ -54,6 +55,7 @@ class Gateway:
         self._ledger: Ledger
         self._inside: Server | None = None
         self.responses: Responses
+        self.monitor: HealthMonitor
 
     def register(self, server: Server) -> None:
         config = self._config
@@ -80,9 +82,11 @@ class Gateway:
         server.add(
             model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], ModelService(self._integrations, planner)
         )
+        health = Health()
+        self.monitor = HealthMonitor(self._integrations, health, config.health, config.watchers.heartbeat_seconds)
         server.add(
             integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
-            IntegrationService(self._integrations),
+            IntegrationService(self._integrations, health, self.monitor),
         )
         forward.register(server, forward.Peers({forward.RETRIEVAL: peer} if peer is not None else {}))
 
@@ -96,6 +100,7 @@ class Gateway:
 
     async def drain(self, grace: float) -> None:
         self.responses.announce_shutdown(grace)
+        self.monitor.drain()
         if self._inside is not None:
             await self._inside.report_stopping()
 
@@ -103,6 +108,7 @@ class Gateway:
         if self._inside is not None:
             await self._inside.stop(0)
         await self.responses.close()
+        await self.monitor.close()
         await self._integrations.close()
         await self._channels.close()
         await self._ledger.close()

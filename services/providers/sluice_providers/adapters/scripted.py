@@ -15,9 +15,10 @@ from sluice_providers import base, options, tokens
 from sluice_providers.base import Adapter, Emitter
 from sluice_providers.play import Play
 from sluice_providers.script import SHORT_FORMS, Script, ScriptError, script_for
-from sluice_providers.words import hashed_vector
+from sluice_providers.words import hashed_vector, terms
 
 EMBEDDING_MODEL: Final = "embed"
+RERANKING_MODEL: Final = "rerank"
 _DIMENSIONS: Final = 256
 
 
@@ -83,6 +84,24 @@ class ScriptedAdapter(Adapter):
             model=EMBEDDING_MODEL,
         )
 
+    async def rerank(self, request: pb.RerankRequest) -> pb.RerankResponse:
+        if request.target.model != RERANKING_MODEL:
+            raise self.error(
+                ErrorReason.ERROR_REASON_MODEL_NOT_FOUND,
+                f"{self.integration} reranks with the model '{RERANKING_MODEL}' only",
+                model=request.target.model,
+            )
+        wanted = set(terms(request.query))
+        read = tokens.estimate_text(request.query) + sum(tokens.estimate_text(text) for text in request.texts)
+        return pb.RerankResponse(
+            results=[
+                pb.RerankResult(index=index, score=len(wanted.intersection(terms(text))) / (len(wanted) or 1))
+                for index, text in enumerate(request.texts)
+            ],
+            usage=usage_pb2.Usage(input_tokens=read, source=usage_pb2.USAGE_SOURCE_PROVIDER),
+            model=RERANKING_MODEL,
+        )
+
     async def list_models(self) -> list[model_pb2.Model]:
         capabilities = [
             model_pb2.CAPABILITY_STREAMING,
@@ -110,6 +129,15 @@ class ScriptedAdapter(Adapter):
                 owned_by="sluice",
                 family="scripted",
                 capabilities=[model_pb2.CAPABILITY_EMBEDDINGS],
+                source=model_pb2.MODEL_SOURCE_STATIC,
+            )
+        )
+        found.append(
+            model_pb2.Model(
+                id=RERANKING_MODEL,
+                display_name="Orders texts by the words they share with the query",
+                owned_by="sluice",
+                family="scripted",
                 source=model_pb2.MODEL_SOURCE_STATIC,
             )
         )
