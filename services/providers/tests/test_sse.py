@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,6 +38,20 @@ def by_the_rules(data: bytes) -> list[bytes]:
     return events
 
 
+LINE_ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
+WORDS = st.text(st.characters(exclude_characters="\r\n", codec="utf-8"), max_size=8).map(str.encode)
+FIELDS = st.sampled_from([b"data", b"event", b"id", b"retry", b"", b"dat", b"data ", b"future"])
+LINES = st.tuples(FIELDS, st.sampled_from([b"", b":", b": ", b":  "]), WORDS).map(b"".join) | st.just(b"")
+
+
+@st.composite
+def written(draw: st.DrawFn) -> bytes:
+    """A stream of lines as vendors write them, each with a line end of its own; perhaps with a mark, perhaps cut."""
+    lines = draw(st.lists(st.tuples(LINES, LINE_ENDS).map(b"".join), max_size=12))
+    stream = draw(st.sampled_from([b"", b"\xef\xbb\xbf", b"\xef\xbb"])) + b"".join(lines)
+    return stream[: len(stream) - draw(st.integers(0, 3))]
+
+
 def decode(data: bytes, cuts: list[int]) -> list[bytes]:
     decoder = SSEDecoder()
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
@@ -45,6 +62,26 @@ def decode(data: bytes, cuts: list[int]) -> list[bytes]:
 @given(STREAMS, st.lists(st.integers(0, 200), max_size=6))
 def test_any_stream_cut_anywhere(data: bytes, cuts: list[int]) -> None:
     assert decode(data, cuts) == by_the_rules(data)
+
+
+@settings(max_examples=200, deadline=None)
+@given(written())
+def test_written_streams_cut_at_every_byte(data: bytes) -> None:
+    expected = by_the_rules(data)
+    assert decode(data, list(range(len(data)))) == expected
+    for cut in range(len(data) + 1):
+        assert decode(data, [cut]) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(written() | STREAMS)
+def test_an_event_comes_with_its_last_byte(data: bytes) -> None:
+    """Nothing waits for the next read: what a prefix of the stream holds is there once the prefix was fed."""
+    decoder = SSEDecoder()
+    found: list[bytes] = []
+    for index in range(len(data)):
+        found += decoder.feed(data[index : index + 1])
+        assert found == by_the_rules(data[: index + 1])
 
 
 @settings(max_examples=100, deadline=None)
@@ -83,6 +120,57 @@ def test_a_line_of_ten_megabytes_in_small_pieces() -> None:
     decoder = SSEDecoder()
     events = [event for index in range(0, len(line), 16384) for event in decoder.feed(line[index : index + 16384])]
     assert [len(event) for event in events] == [10_000_000]
+
+
+def bytes_touched(stream: bytes, size: int) -> int:
+    """Returns how many bytes the decoder's calls on bytes looked at or copied, for a stream in pieces of a size."""
+    touched = 0
+
+    def count(frame: FrameType, event: str, function: Any) -> None:
+        nonlocal touched
+        owner = getattr(function, "__self__", None)
+        if event == "c_call" and isinstance(owner, bytes):
+            # All that a join can copy is what is held; everything else works on the bytes it is called on.
+            held = frame.f_locals.get("parts", ()) if function.__name__ == "join" else (owner,)
+            touched += sum(map(len, held))
+
+    decoder = SSEDecoder()
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        for index in range(0, len(stream), size):
+            decoder.feed(stream[index : index + size])
+    finally:
+        sys.setprofile(before)
+    return touched
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        b"data: " + b"x" * 40_000 + b"\n\n",
+        b"data: x\n" * 5_000 + b"\n",
+        b"data: x\r\n" * 5_000 + b"\r\n",
+        b"data: x\n\n" * 5_000,
+        b": ping\r\r" * 5_000,
+        b"\n" * 40_000,
+    ],
+    ids=["one-line", "one-event", "crlf", "events", "comments", "blank"],
+)
+def test_work_grows_with_the_bytes_and_not_with_the_cuts(stream: bytes) -> None:
+    for size in (1, 2, 7, 100, 5_000, len(stream)):
+        assert bytes_touched(stream, size) < 10 * len(stream), size
+
+
+def test_a_line_of_ten_megabytes_byte_by_byte() -> None:
+    line = b"data: " + b"x" * 10_000_000 + b"\n\n"
+    decoder = SSEDecoder()
+    # The cuts that matter are at its ends; a million single bytes in the middle stand for the rest.
+    assert decoder.feed(line[:9_000_000]) == []
+    for index in range(9_000_000, len(line) - 1):
+        decoder.feed(line[index : index + 1])
+    (event,) = decoder.feed(line[-1:])
+    assert len(event) == 10_000_000
 
 
 def test_an_event_beyond_the_limit() -> None:
