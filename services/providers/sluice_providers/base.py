@@ -138,6 +138,10 @@ class Adapter:
         """Returns the models that the vendor lists."""
         return []
 
+    async def models_without_vendor(self) -> list[model_pb2.Model]:
+        """Returns the models that can be found where the vendor cannot be reached. Raises nothing."""
+        return []
+
     async def ping(self) -> str:
         """Asks the vendor whether it is there, and returns the version of its server where it tells one."""
         return ""

@@ -130,7 +130,7 @@ class Servicer:
         models: dict[str, model_pb2.Model] = {}
         if self._settings.discover and (not self.adapter.missing() or not self._settings.models):
             self._require_settings()
-            models = {model.id: model for model in await self._within(self.adapter.list_models(), call)}
+            models = {model.id: model for model in await self._discovered(call)}
         for static in self._settings.models:
             models[static.id] = _merged(models.get(static.id), static.message())
         names = sorted(name for name in models if name > after)
@@ -138,6 +138,18 @@ class Servicer:
         page = names[:size]
         token = page[-1] if len(names) > size else ""
         return pb.ListModelsResponse(models=[models[name] for name in page], next_page_token=token)
+
+    async def _discovered(self, call: Call) -> list[model_pb2.Model]:
+        try:
+            return await self._within(self.adapter.list_models(), call)
+        except SluiceError as error:
+            if error.reason != ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE:
+                raise
+            # What is found in another way makes the vendor no more reachable: the status keeps its failure.
+            found = await self.adapter.models_without_vendor()
+            if not found:
+                raise
+            return found
 
     async def get_status(self, request: pb.GetStatusRequest, call: Call) -> pb.GetStatusResponse:
         """Says how the adapter and its vendor are; never fails for the vendor's sake."""

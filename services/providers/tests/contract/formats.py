@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .format_anthropic import ANTHROPIC
+from .format_ollama import OLLAMA
 from .format_openai import OPENAI
 from .wire_format import Format
 
-FORMATS: dict[str, Format] = {wire.name: wire for wire in (ANTHROPIC, OPENAI)}
+FORMATS: dict[str, Format] = {wire.name: wire for wire in (ANTHROPIC, OLLAMA, OPENAI)}
