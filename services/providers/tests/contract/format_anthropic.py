@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sluice.provider.v1 import model_pb2
@@ -96,6 +97,21 @@ def _tools() -> list[bytes]:
     ]
 
 
+def calls(calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[bytes]:
+    frames = [start()]
+    begun: set[int] = set()
+    for number, piece in pieces:
+        if number not in begun:
+            begun.add(number)
+            id, name = calls[number]
+            use = {"type": "tool_use", "id": id, "name": name, "input": {}}
+            frames.append(event({"type": "content_block_start", "index": number, "content_block": use}))
+        delta = {"type": "input_json_delta", "partial_json": piece}
+        frames.append(event({"type": "content_block_delta", "index": number, "delta": delta}))
+    frames += [event({"type": "content_block_stop", "index": number}) for number in range(len(calls))]
+    return [*frames, *end("tool_use")]
+
+
 def _reasoning() -> list[bytes]:
     return [
         start(),
@@ -156,6 +172,7 @@ ANTHROPIC = Format(
     finish_words={"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"},
     opening=start(),
     tools=_tools(),
+    calls=calls,
     reasoning=_reasoning(),
     reasoning_state=b"EqQBCg==",
     whole=_whole("end_turn", {"type": "text", "text": "Hello there", "citations": None}),

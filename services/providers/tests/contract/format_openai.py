@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sluice_providers import options
@@ -73,6 +74,19 @@ def _tools() -> list[bytes]:
         _call(1, function={"arguments": '{"zone":"CET"}'}),
         *_end("tool_calls"),
     ]
+
+
+def calls(calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[bytes]:
+    frames = [chunk({"role": "assistant", "content": None})]
+    begun: set[int] = set()
+    for number, piece in pieces:
+        if number not in begun:
+            begun.add(number)
+            id, name = calls[number]
+            frames.append(_call(number, id=id, type="function", function={"name": name, "arguments": piece}))
+        else:
+            frames.append(_call(number, function={"arguments": piece}))
+    return [*frames, *_end("tool_calls")]
 
 
 def _reasoning() -> list[bytes]:
@@ -162,6 +176,7 @@ OPENAI = Format(
     finish_words={"stop": "stop", "length": "length", "content_filter": "content_filter"},
     opening=chunk({"role": "assistant", "content": ""}),
     tools=_tools(),
+    calls=calls,
     reasoning=_reasoning(),
     whole=_whole("stop", content="Hello there"),
     whole_tools=_whole("tool_calls", content="Looking.", tool_calls=[CALL]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +24,17 @@ class Finished(Protocol):
     """The same, ending for a reason in the vendor's word."""
 
     def __call__(self, reason: str, *pieces: str) -> list[bytes]: ...
+
+
+class Calls(Protocol):
+    """Makes the frames of an answer that is nothing but tool calls.
+
+    `calls` are their ids and names. `pieces` are fragments of their arguments in the order in which they arrive, each
+    with the number of its call; every call has one at least, and calls begin in their order. A format whose calls
+    cannot be interleaved sends the pieces of each call together.
+    """
+
+    def __call__(self, calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[bytes]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,8 @@ class Format:
     """A frame that may come first and holds no content."""
     tools: list[bytes]
     """Two interleaved calls where the format can: call_a weather {"city":"Aarhus"}, call_b time {"zone":"CET"}."""
+    calls: Calls | None = None
+    """Any number of parallel calls in any fragments. None: the format sends calls whole."""
     reasoning: list[bytes] | None
     """Reasoning "Let me think." in two pieces, then the text "Yes.". None: the format has none."""
     reasoning_state: bytes = b""
@@ -110,6 +123,9 @@ class Format:
     """Answers a count of tokens with 14. None: the vendor has none."""
     version: tuple[Play, str] | None = None
     """Answers a probe, and the version that it tells. None: a probe lists models, and there is no version."""
+
+    def __repr__(self) -> str:
+        return f"<format {self.name}>"
 
     def stream(self, frames: list[bytes], **headers: str) -> Play:
         """Answers with a whole stream, each frame in a chunk and a write of its own."""
