@@ -38,11 +38,13 @@ class Maintenance:
         self._keep_tasks_seconds = keep_tasks_seconds
 
     async def after_crash(self) -> None:
-        """Removes generations that were never finished, and vectors that no record names. Only before tasks run."""
+        """Removes generations that no task will finish, and vectors that no record names. Only before tasks run."""
 
         def unfinished(session: Session) -> list[Generation]:
+            going_on = {row.name for row in tasks.unfinished(session)}
             for row in session.scalars(select(GenerationRow).where(GenerationRow.index_time.is_(None))):
-                corpora.remove_generation(session, row)
+                if row.task not in going_on:
+                    corpora.remove_generation(session, row)
             session.flush()
             return _with_vectors(session, now() - _SEARCH_SECONDS)
 

@@ -8,7 +8,7 @@ from sluice_retrieval.chunking.plain import chunk_plain
 from sluice_retrieval.chunking.python import chunk_python
 from sluice_retrieval.chunking.spans import Chunk, ChunkSizes
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raised when the same file would be cut or weighed differently, so that what was indexed before is not reused."""
 
 

@@ -1,18 +1,15 @@
 """One index, from source to visible generation: the work of the task `index_corpus`.
 
-Reading and cutting happen in one child, writing vectors in another; this module moves data between them and the
-records, and holds nothing larger than a batch. Everything can be repeated: an index that was interrupted is made again
-from its beginning, in a generation of its own.
+Two stages, each of which goes on where it was if the process ends: first the source is read (`scan`), then what differs
+from the generation that searches see is cut, embedded and written into a copy of that one (`writing`). Reading and
+cutting happen in one child, writing vectors in another; this module and its two stages move data between them and the
+records, and hold nothing larger than a batch.
 """
 
 import asyncio
-import contextlib
-import hashlib
-import logging
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +18,7 @@ from sqlalchemy.orm import Session
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_service_pb2 as pb
 from sluice.retrieval.v1.corpus_pb2 import Corpus
-from sluice_kit.errors import NotFoundError, SluiceError, make_error
+from sluice_kit.errors import NotFoundError, make_error
 from sluice_retrieval.blobs import tenant_folder
 from sluice_retrieval.children.process import Child, ChildDied
 from sluice_retrieval.chunking.spans import ChunkSizes
@@ -29,36 +26,27 @@ from sluice_retrieval.config import LimitsConfig
 from sluice_retrieval.embedding import EmbedderSpec, EmbeddingClient
 from sluice_retrieval.indexing import wire
 from sluice_retrieval.indexing.points import settings_digest
+from sluice_retrieval.indexing.scan import Scan, Totals
+from sluice_retrieval.indexing.writing import Writing
 from sluice_retrieval.names import corpus_id_of, not_found
 from sluice_retrieval.records import corpora as rows
 from sluice_retrieval.records.database import Database
-from sluice_retrieval.records.models import CorpusRow, DocumentRow, GenerationRow
+from sluice_retrieval.records.models import CorpusRow, GenerationRow
 from sluice_retrieval.sources.policy import AllowedFolder, AllowedRepository, SourcePolicy
-from sluice_retrieval.store.base import Builder, Generation, Point, Store
+from sluice_retrieval.store.base import Generation, Store
 from sluice_retrieval.tasks.runner import TaskHandle
-from sluice_retrieval.text.lines import estimate_tokens
-
-log = logging.getLogger(__name__)
 
 KIND: Final = "index_corpus"
-_READ_FILES: Final = 128
-_CUT_FILES: Final = 32
-_CUT_BYTES: Final = 192 * 1024
-_BUILD_TRIES: Final = 3
-_PAGE: Final = 1000
-_READ_SHARE: Final = 0.1
-"""Part of the progress that reading is; how much there is to read is not known while it is read."""
-_CUT_SHARE: Final = 0.85
 
 
-@dataclass
-class _Totals:
-    files: int = 0
-    bytes: int = 0
-    chunks: int = 0
-    tokens: int = 0
-    revision: str = ""
-    manifest: str = ""
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A generation that this task makes, and how far it is."""
+
+    generation: Generation
+    revision: str
+    is_read: bool
+    """Whether the source was read to its end, so that only vectors are to be written."""
 
 
 class Indexer:
@@ -105,22 +93,22 @@ class Indexer:
     async def _index(self, handle: TaskHandle, request: pb.IndexCorpusRequest) -> pb.IndexResult:
         await handle.report(step="opening")
         where = await asyncio.to_thread(self._policy.check, request.source)
-        generation: Generation | None = None
+        begun: _Begun | None = None
         corpus_id = corpus_id_of(request.name)
         corpus = await self._database.read(lambda session: rows.get(session, handle.tenant, corpus_id))
         if not request.dry_run:
-            generation = await self._begin(corpus, request)
+            begun = await self._begin(handle, corpus, request)
         # For a repository, a folder of its own that goes with the index.
         scratch = self._fetched / handle.name.rpartition("/")[2]
         child = Child("indexer")
         await child.start()
         try:
-            result = await self._with_child(child, handle, request, where, corpus, generation, scratch)
+            result = await self._with_child(child, handle, request, where, corpus, begun, scratch)
         except BaseException as error:
-            # Cancelled or failed: nothing of it stays. The child may be in the middle of anything.
             child.kill()
-            if generation is not None:
-                await asyncio.shield(self._abandon(generation))
+            if begun is not None and not (handle.interrupted and isinstance(error, asyncio.CancelledError)):
+                # Cancelled or failed: nothing of it stays. The child may be in the middle of anything.
+                await asyncio.shield(self._abandon(begun.generation))
             if isinstance(error, ChildDied):
                 raise make_error(
                     ErrorReason.ERROR_REASON_INTERNAL, "the process that reads the source ended unexpectedly"
@@ -138,43 +126,35 @@ class Indexer:
         request: pb.IndexCorpusRequest,
         where: AllowedFolder | AllowedRepository,
         corpus: CorpusRow,
-        generation: Generation | None,
+        begun: _Begun | None,
         scratch: Path,
     ) -> pb.IndexResult:
-        totals, skipped = _Totals(), dict[str, int]()
-        opened = await child.ask(self._open(request, where, handle.tenant, scratch), wire.Opened)
-        await handle.report(step="reading")
-        done = False
-        while not done:
-            files = await child.ask(wire.More(_READ_FILES), wire.Files)
-            done, skipped = files.done, files.skipped
-            for file in files.files:
-                totals.files += 1
-                totals.bytes += file.size_bytes
-                totals.chunks += file.chunks
-                totals.tokens += file.tokens
-            if generation is not None:
-                await self._keep(generation, files.files)
-            await handle.report(
-                progress=_READ_SHARE * totals.files / (totals.files + 500),
-                counts={"files": totals.files, "bytes": totals.bytes}
-                | {f"skipped.{reason}": count for reason, count in skipped.items()},
-            )
-        if generation is None:
-            await handle.report(counts={"chunks": totals.chunks, "tokens": totals.tokens})
-            made = await self._database.read(lambda session: rows.to_proto(session, corpus))
-            return _result(made, totals, skipped)
-        totals.manifest = await self._manifest(generation)
-        totals.revision = opened.revision or f"snapshot-{totals.manifest[:16]}"
-        if await self._unchanged(corpus, totals):
-            await self._abandon(generation)
+        scan = Scan(self._database, child, handle)
+        totals = Totals()
+        question = self._open(request, where, handle.tenant, scratch)
+        if begun is not None and begun.is_read:
+            question.cut_only = True
+            await child.ask(question, wire.Opened)
+            totals = await scan.totals_of(begun.generation)
+        else:
+            opened = await child.ask(question, wire.Opened)
+            base = await self._usable_base(corpus) if begun is not None else None
+            totals = await scan.run(begun.generation if begun is not None else None, base)
+            if begun is None:
+                await handle.report(counts={"chunks": totals.chunks, "tokens": totals.tokens})
+                made = await self._database.read(lambda session: rows.to_proto(session, corpus))
+                return _result(made, totals)
+            await scan.finish(begun.generation, base, opened.revision)
+        if await self._unchanged(corpus, begun.generation):
+            await self._abandon(begun.generation)
             made = await self._database.read(lambda session: rows.to_proto(session, corpus))
             totals.chunks = made.chunk_count
             await handle.report(step="unchanged", counts={"chunks": totals.chunks, "tokens": 0})
-            return _result(made, totals, skipped)
-        await self._build(child, handle, corpus, generation, totals)
+            return _result(made, totals)
+        writing = Writing(self._database, self._store, self._embeddings, child, handle, embedder_of(corpus))
+        await writing.run(begun.generation, totals)
         await handle.report(step="publishing", progress=0.99)
-        return _result(await self._publish(request.name, generation, totals), totals, skipped)
+        return _result(await self._publish(request.name, begun.generation, totals), totals)
 
     def _open(
         self, request: pb.IndexCorpusRequest, where: AllowedFolder | AllowedRepository, tenant: str, scratch: Path
@@ -202,145 +182,45 @@ class Indexer:
             question.ca_file = where.ca_file
         return question
 
-    async def _begin(self, corpus: CorpusRow, request: pb.IndexCorpusRequest) -> Generation:
-        def begin(session: Session) -> Generation:
+    async def _begin(self, handle: TaskHandle, corpus: CorpusRow, request: pb.IndexCorpusRequest) -> _Begun:
+        source, settings = request.source.SerializeToString(), settings_digest(self._sizes)
+
+        def begin(session: Session) -> _Begun:
             row = session.get(CorpusRow, corpus.id)
             if row is None:
                 raise not_found(request.name)
-            return rows.generation_key(rows.begin_generation(session, row, request.source.SerializeToString()))
+            made = rows.begin_generation(session, row, handle.name, source, settings)
+            return _Begun(rows.generation_key(made), made.revision, bool(made.manifest))
 
         return await self._database.write(begin)
 
-    async def _keep(self, generation: Generation, files: list[wire.FileEntry]) -> None:
-        entries = [
-            rows.DocumentEntry(file.path, file.language, file.size_bytes, file.line_count, file.blob_sha256)
-            for file in files
-        ]
-        await self._database.write(lambda session: rows.add_documents(session, generation, entries))
-
-    async def _manifest(self, generation: Generation) -> str:
-        """Returns the digest of all files and of how they are cut."""
-        digest = hashlib.sha256(settings_digest(self._sizes).encode())
-        async for batch in self._batches(generation):
-            for file in batch:
-                digest.update(f"\0{file.path}\0{file.blob_sha256}".encode())
-        return digest.hexdigest()
-
-    async def _unchanged(self, corpus: CorpusRow, totals: _Totals) -> bool:
-        """Tells whether the visible generation is what would be made, and whole."""
+    async def _usable_base(self, corpus: CorpusRow) -> GenerationRow | None:
+        """Returns the visible generation if it was cut as this one will be, and is whole in the store."""
         seen = await self._database.read(lambda session: rows.visible_of(session, corpus.id))
-        if seen is None or (seen.revision, seen.manifest) != (totals.revision, totals.manifest):
-            return False
+        if seen is None or seen.settings != settings_digest(self._sizes):
+            return None
+        return seen if await self._is_whole(seen) else None
+
+    async def _is_whole(self, row: GenerationRow) -> bool:
         try:
-            return await self._store.count(rows.generation_key(seen)) == seen.chunk_count
+            return await self._store.count(rows.generation_key(row)) == row.chunk_count
         except NotFoundError:
             return False
 
-    async def _build(
-        self, child: Child, handle: TaskHandle, corpus: CorpusRow, generation: Generation, totals: _Totals
-    ) -> None:
-        """Writes the vectors; again from their beginning if the process that writes them ends."""
-        spec = embedder_of(corpus)
-        for left in reversed(range(_BUILD_TRIES)):
-            totals.chunks = totals.tokens = 0
-            try:
-                async with self._store.build(generation, spec.dimensions if spec is not None else None) as builder:
-                    await self._fill(builder, child, handle, corpus, spec, generation, totals)
-                    await handle.report(step="sealing", progress=_READ_SHARE + _CUT_SHARE)
-                    await builder.seal()
-                return
-            except SluiceError as error:
-                if error.reason != ErrorReason.ERROR_REASON_STORE_UNAVAILABLE or not left:
-                    raise
-                log.warning("writing the index again", extra={"task": handle.name, "detail": error.message})
+    async def _unchanged(self, corpus: CorpusRow, generation: Generation) -> bool:
+        """Tells whether the visible generation is what would be made, and whole."""
 
-    async def _fill(
-        self,
-        builder: Builder,
-        child: Child,
-        handle: TaskHandle,
-        corpus: CorpusRow,
-        spec: EmbedderSpec | None,
-        generation: Generation,
-        totals: _Totals,
-    ) -> None:
-        await handle.report(step="chunking" if spec is None else "embedding")
-        before: Generation | None = None
-        if spec is not None:
-            seen = await self._database.read(lambda session: rows.visible_of(session, corpus.id))
-            before = rows.generation_key(seen) if seen is not None else None
-        done_bytes = 0
-        batches = self._batches(generation)
-        batch = await anext(batches, None)
-        cutting = self._cut(child, batch, texts=spec is not None) if batch else None
-        while batch is not None and cutting is not None:
-            cut = await cutting
-            done_bytes += sum(file.size_bytes for file in batch)
-            # The next batch is cut while this one is embedded and written.
-            batch = await anext(batches, None)
-            cutting = self._cut(child, batch, texts=spec is not None) if batch else None
-            try:
-                if spec is not None:
-                    totals.tokens += await self._embed(handle, spec, before, cut)
-                if cut.points:
-                    await builder.add(cut.points)
-                await self._database.write(partial(rows.count_chunks, generation=generation, counts=cut.counts))
-            except BaseException:
-                if cutting is not None:
-                    cutting.cancel()
-                raise
-            totals.chunks += len(cut.points)
-            await handle.report(
-                progress=_READ_SHARE + _CUT_SHARE * done_bytes / max(1, totals.bytes),
-                counts={"chunks": totals.chunks, "tokens": totals.tokens},
-            )
+        def pair(session: Session) -> tuple[GenerationRow | None, GenerationRow | None]:
+            return rows.visible_of(session, corpus.id), session.get(GenerationRow, generation.id)
 
-    @staticmethod
-    def _cut(child: Child, batch: list[rows.DocumentEntry], *, texts: bool) -> "asyncio.Task[wire.CutFiles]":
-        files = [wire.FileToCut(file.path, file.language, file.blob_sha256) for file in batch]
-        return asyncio.create_task(child.ask(wire.Cut(files, texts), wire.CutFiles))
+        seen, made = await self._database.read(pair)
+        if seen is None or made is None or (seen.revision, seen.manifest) != (made.revision, made.manifest):
+            return False
+        return await self._is_whole(seen)
 
-    async def _embed(
-        self, handle: TaskHandle, spec: EmbedderSpec, before: Generation | None, cut: wire.CutFiles
-    ) -> int:
-        """Gives every point its dense vector; those that the visible generation has are not made again."""
-        known: dict[str, list[float]] = {}
-        if before is not None and cut.points:
-            # A lost index is no reason to fail: then all are made again.
-            with contextlib.suppress(NotFoundError):
-                known = await self._store.dense_vectors(before, [point.id for point in cut.points])
-        new: list[tuple[Point, str]] = []
-        for point, text in zip(cut.points, cut.texts, strict=True):
-            point.dense = known.get(point.id)
-            if point.dense is None:
-                new.append((point, text))
-        texts = [text for _, text in new]
-        for (point, _), vector in zip(new, await self._embeddings.documents(handle.identity, spec, texts), strict=True):
-            point.dense = vector
-        return sum(map(estimate_tokens, texts))
-
-    async def _batches(self, generation: Generation) -> AsyncIterator[list[rows.DocumentEntry]]:
-        """Yields the files of a generation by path, in pieces of a bounded number and size."""
-        after, batch, held = "", list[rows.DocumentEntry](), 0
-        while True:
-            found = await self._database.read(partial(_documents, generation=generation.id, after=after))
-            for row in found:
-                if batch and (len(batch) >= _CUT_FILES or held + row.size_bytes > _CUT_BYTES):
-                    yield batch
-                    batch, held = [], 0
-                batch.append(
-                    rows.DocumentEntry(row.path, row.language, row.size_bytes, row.line_count, row.blob_sha256)
-                )
-                held += row.size_bytes
-            if not found:
-                break
-            after = found[-1].path
-        if batch:
-            yield batch
-
-    async def _publish(self, name: str, generation: Generation, totals: _Totals) -> Corpus:
+    async def _publish(self, name: str, generation: Generation, totals: Totals) -> Corpus:
         def publish(session: Session) -> Corpus:
-            corpus = rows.publish(session, generation, totals.revision, totals.manifest, totals.chunks)
+            corpus = rows.publish(session, generation, totals.chunks)
             if corpus is None:
                 raise not_found(name)
             session.flush()
@@ -361,10 +241,6 @@ class Indexer:
         await self._store.delete(generation)
 
 
-def _documents(session: Session, generation: str, after: str) -> Sequence[DocumentRow]:
-    return rows.documents(session, generation, after, _PAGE)
-
-
 def embedder_of(corpus: CorpusRow) -> EmbedderSpec | None:
     """Returns the embedder of a corpus, if it has one."""
     if corpus.provider is None or corpus.model is None or corpus.dimensions is None:
@@ -372,7 +248,7 @@ def embedder_of(corpus: CorpusRow) -> EmbedderSpec | None:
     return EmbedderSpec(corpus.provider, corpus.model, corpus.dimensions)
 
 
-def _result(corpus: Corpus, totals: _Totals, skipped: dict[str, int]) -> pb.IndexResult:
+def _result(corpus: Corpus, totals: Totals) -> pb.IndexResult:
     return pb.IndexResult(
-        corpus=corpus, files=totals.files, skipped=skipped, chunks=totals.chunks, tokens=totals.tokens
+        corpus=corpus, files=totals.files, skipped=totals.skipped, chunks=totals.chunks, tokens=totals.tokens
     )

@@ -1,4 +1,4 @@
-"""From a file to points: chunks with the words of their context, and ids that depend on nothing but the contents."""
+"""From a file to points: chunks with the words of their context, and ids that depend on nothing but these."""
 
 import hashlib
 import uuid
@@ -30,6 +30,7 @@ def points_of(
     """Yields each chunk of a file as a point, without a dense vector, and the text to embed for it."""
     lines = split_lines(decode(data))
     settings = settings_digest(sizes)
+    seen: dict[bytes, int] = {}
     stem = PurePosixPath(path).with_suffix("").as_posix()
     for chunk in chunk_file(data, lines, language, sizes):
         text = join_lines(lines, chunk.start_line, chunk.end_line)
@@ -39,8 +40,10 @@ def points_of(
         payload = Payload(
             path, chunk.start_line, chunk.end_line, chunk.symbol, language, blob_sha256, text_sha256(text)
         )
-        point_id = _point_id(settings, path, blob_sha256, chunk)
-        yield Point(point_id, payload, vector.indices, vector.values), _text_to_embed(path, chunk, text)
+        embedded = _text_to_embed(path, chunk, text)
+        digest = hashlib.blake2b(f"{settings}\0{path}\0{chunk.symbol}\0{chunk.context}\0{text}".encode()).digest()
+        seen[digest] = again = seen.get(digest, -1) + 1
+        yield Point(_point_id(digest, again), payload, vector.indices, vector.values), embedded
 
 
 def _text_to_embed(path: str, chunk: Chunk, text: str) -> str:
@@ -48,8 +51,7 @@ def _text_to_embed(path: str, chunk: Chunk, text: str) -> str:
     return f"{head}\n{chunk.context}{text}"[:MAX_EMBEDDED_CHARS]
 
 
-def _point_id(settings: str, path: str, blob_sha256: str, chunk: Chunk) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (settings, path, blob_sha256, f"{chunk.start_line}-{chunk.end_line}"):
-        digest.update(part.encode() + b"\0")
-    return str(uuid.UUID(bytes=digest.digest()))
+def _point_id(digest: bytes, again: int) -> str:
+    """Returns the id of a chunk: of what is indexed of it, not of where it stands in its file, so that what moves down
+    a line is the same chunk. `again` counts equal chunks of the file."""
+    return str(uuid.UUID(bytes=hashlib.blake2b(digest + again.to_bytes(4), digest_size=16).digest()))

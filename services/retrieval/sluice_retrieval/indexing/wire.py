@@ -35,6 +35,8 @@ class Open(msgspec.Struct, tag=True):
     exclude: list[str] = []
     dry_run: bool = False
     """Keep no texts, and cut the files while they are read, to count."""
+    cut_only: bool = False
+    """The source was read before; its files are only cut."""
 
 
 class Opened(msgspec.Struct):
@@ -43,30 +45,56 @@ class Opened(msgspec.Struct):
     revision: str
 
 
-class More(msgspec.Struct, tag=True):
-    """Asks for more files, about so many."""
+class Look(msgspec.Struct, tag=True):
+    """Asks for more of the files that may count, about so many, without reading them."""
 
     count: int
 
 
+class Seen(msgspec.Struct, array_like=True):
+    """A file that may count. See `sources.found.SeenFile`."""
+
+    path: str
+    size_bytes: int
+    signature: str
+    ref: str
+
+
+class Files(msgspec.Struct):
+    """The answer to Look. `skipped` counts, by reason, all so far that do not count by their name, kind or size."""
+
+    files: list[Seen]
+    skipped: dict[str, int]
+    done: bool
+
+
+class Read(msgspec.Struct, tag=True):
+    """Asks to read files and to keep their texts. Those that count and need no reading are named by number and size."""
+
+    files: list[Seen]
+    known: int
+    known_bytes: int
+
+
 class FileEntry(msgspec.Struct, array_like=True):
-    """A file that counts. `chunks` and `tokens` are counted in a dry run alone."""
+    """A file that was read. `skipped` says why its contents do not count; `chunks` and `tokens` are counted in a dry run
+    alone."""
 
     path: str
     language: str
     size_bytes: int
     line_count: int
     blob_sha256: str
+    signature: str
+    skipped: str
     chunks: int
     tokens: int
 
 
-class Files(msgspec.Struct):
-    """The answer to More. `skipped` counts all so far."""
+class Entries(msgspec.Struct):
+    """The answer to Read."""
 
     files: list[FileEntry]
-    skipped: dict[str, int]
-    done: bool
 
 
 class FileToCut(msgspec.Struct, array_like=True):

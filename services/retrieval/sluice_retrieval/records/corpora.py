@@ -1,11 +1,8 @@
-"""Corpora, their generations and documents, as functions of a session."""
+"""Corpora and their generations, as functions of a session."""
 
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from sluice.chat.v1.target_pb2 import Target
@@ -13,24 +10,14 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2 as pb
 from sluice_kit.errors import SluiceError, make_error
 from sluice_retrieval.names import corpus_name, not_found, now, request_id_reused, timestamp
+from sluice_retrieval.records import documents
 from sluice_retrieval.records.models import CorpusRow, DocumentRow, GenerationRow
 from sluice_retrieval.store.base import Generation
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentEntry:
-    """A file as it is written into a generation."""
-
-    path: str
-    language: str
-    size_bytes: int
-    line_count: int
-    blob_sha256: str
-
-
 def generation_key(row: GenerationRow) -> Generation:
     """Returns what the store calls a generation."""
-    return Generation(row.tenant, row.corpus, row.id)
+    return Generation(row.tenant, row.corpus, row.id, row.number)
 
 
 def to_proto(session: Session, row: CorpusRow) -> pb.Corpus:
@@ -160,59 +147,39 @@ def at_revision(session: Session, row: CorpusRow, revision: str) -> GenerationRo
     )
 
 
-def begin_generation(session: Session, row: CorpusRow, source: bytes) -> GenerationRow:
-    """Makes a generation that nobody sees yet."""
-    generation = GenerationRow(id=uuid.uuid4().hex, tenant=row.tenant, corpus=row.id, revision="", source=source)
-    session.add(generation)
-    return generation
+def begin_generation(session: Session, row: CorpusRow, task: str, source: bytes, settings: str) -> GenerationRow:
+    """Makes a generation that nobody sees yet, or returns the one that the task began before, with one scan more."""
+    found = session.scalar(
+        select(GenerationRow).where(
+            GenerationRow.corpus == row.id, GenerationRow.task == task, GenerationRow.index_time.is_(None)
+        )
+    )
+    if found is not None and found.settings != settings:
+        # A newer program cuts otherwise: what the older one began is of no use.
+        remove_generation(session, found)
+        session.flush()
+        found = None
+    if found is None:
+        row.generations += 1
+        found = GenerationRow(
+            id=uuid.uuid4().hex,
+            tenant=row.tenant,
+            corpus=row.id,
+            number=row.generations,
+            task=task,
+            revision="",
+            source=source,
+            settings=settings,
+            manifest="",
+            base="",
+            scans=0,
+        )
+        session.add(found)
+    found.scans += 1
+    return found
 
 
-def add_documents(session: Session, generation: Generation, entries: Sequence[DocumentEntry]) -> None:
-    """Writes files of a generation."""
-    rows: list[dict[str, Any]] = [
-        {
-            "generation": generation.id,
-            "tenant": generation.tenant,
-            "path": entry.path,
-            "language": entry.language,
-            "size_bytes": entry.size_bytes,
-            "line_count": entry.line_count,
-            "blob_sha256": entry.blob_sha256,
-            "chunk_count": 0,
-        }
-        for entry in entries
-    ]
-    if rows:
-        session.execute(insert(DocumentRow), rows)
-
-
-def count_chunks(session: Session, generation: Generation, counts: Sequence[tuple[str, int]]) -> None:
-    """Notes how many chunks files have."""
-    rows = [{"generation": generation.id, "path": path, "chunk_count": count} for path, count in counts]
-    if rows:
-        session.execute(update(DocumentRow), rows)
-
-
-def documents(session: Session, generation_id: str, after: str, count: int) -> list[DocumentRow]:
-    """Returns files of a generation by path, those after a path."""
-    query = select(DocumentRow).where(DocumentRow.generation == generation_id, DocumentRow.path > after)
-    return list(session.scalars(query.order_by(DocumentRow.path).limit(count)))
-
-
-def document(session: Session, generation_id: str, path: str) -> DocumentRow | None:
-    """Returns one file of a generation, or None."""
-    return session.get(DocumentRow, (generation_id, path))
-
-
-def paths(session: Session, generation_id: str) -> list[str]:
-    """Returns the paths of all files of a generation, in order."""
-    query = select(DocumentRow.path).where(DocumentRow.generation == generation_id)
-    return list(session.scalars(query.order_by(DocumentRow.path)))
-
-
-def publish(
-    session: Session, generation: Generation, revision: str, manifest: str, chunk_count: int
-) -> CorpusRow | None:
+def publish(session: Session, generation: Generation, chunk_count: int) -> CorpusRow | None:
     """Makes a generation the one that searches see. Returns None if its corpus is gone."""
     corpus = session.get(CorpusRow, generation.corpus)
     row = session.get(GenerationRow, generation.id)
@@ -223,11 +190,8 @@ def publish(
         old = session.get(GenerationRow, corpus.generation_id)
         if old is not None:
             old.replace_time = time
-    count = select(func.count()).select_from(DocumentRow).where(DocumentRow.generation == generation.id)
-    row.document_count = session.scalar(count) or 0
+    row.document_count = documents.count(session, generation.id)
     row.chunk_count = chunk_count
-    row.revision = revision
-    row.manifest = manifest
     row.index_time = time
     corpus.generation_id = row.id
     return corpus

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, Integer, create_engine, event, inspect, text
 from sqlalchemy.orm import Session
 
 from sluice_kit.config import ConfigError
 from sluice_retrieval.records.models import Base
 
 T = TypeVar("T")
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """Version of the tables, kept in the database. A newer one than the program's is refused."""
 _READERS: Final = 4
 
@@ -72,6 +72,8 @@ class Database:
             if version > SCHEMA:
                 engine.dispose()
                 raise ConfigError(f"{self._path}: made by a newer version of this program (tables {version})")
+            if version == 1:
+                _add_columns(connection)
             Base.metadata.create_all(connection)
             connection.execute(text(f"PRAGMA user_version={SCHEMA}"))
         self._engine = engine
@@ -82,6 +84,20 @@ class Database:
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None
+
+
+def _add_columns(connection: Connection) -> None:
+    """Brings the tables of version 1 up to date: their new columns have defaults."""
+    there = inspect(connection)
+    for table in Base.metadata.sorted_tables:
+        if not there.has_table(table.name):
+            continue
+        names = {column["name"] for column in there.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in names:
+                kind = column.type.compile(connection.dialect)
+                empty = "0" if isinstance(column.type, Integer) else "''"
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} DEFAULT {empty}"))
 
 
 def _configure(connection: Any, _record: Any) -> None:

@@ -1,7 +1,12 @@
 """The tables. Every row carries its tenant; names are unique within one. Times are seconds since 1970, UTC."""
 
+from typing import Final
+
 from sqlalchemy import Index, String, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+PENDING: Final = -1
+"""Number of chunks of a file that are not in the store yet."""
 
 
 class Base(DeclarativeBase):
@@ -30,6 +35,8 @@ class CorpusRow(Base):
     create_time: Mapped[float]
     generation_id: Mapped[str | None] = mapped_column(String(32))
     """The generation that searches see."""
+    generations: Mapped[int] = mapped_column(default=0)
+    """How many generations were begun."""
 
 
 class GenerationRow(Base):
@@ -42,10 +49,21 @@ class GenerationRow(Base):
     tenant: Mapped[str]
     corpus: Mapped[str] = mapped_column(String(32))
     """Id of its corpus."""
+    number: Mapped[int] = mapped_column(default=0)
+    """Its place among the generations of its corpus."""
+    task: Mapped[str] = mapped_column(default="")
+    """Name of the task that makes it, which goes on with it after a restart."""
     revision: Mapped[str]
     """Empty until it is known."""
+    settings: Mapped[str] = mapped_column(default="")
+    """What, besides the texts, decides how they are cut and weighed."""
     manifest: Mapped[str] = mapped_column(default="")
-    """Digest of its files and of how they were cut and weighed: with the same one, a new index would be the same."""
+    """Digest of its files and of how they are cut and weighed: with the same one, a new index would be the same. Empty
+    until the source was read to its end."""
+    base: Mapped[str] = mapped_column(default="")
+    """Id of the generation that it is a changed copy of. Empty: of none."""
+    scans: Mapped[int] = mapped_column(default=0)
+    """How many times reading the source was begun."""
     source: Mapped[bytes]
     """The Source it was made from, serialised."""
     document_count: Mapped[int] = mapped_column(default=0)
@@ -69,6 +87,14 @@ class DocumentRow(Base):
     line_count: Mapped[int]
     blob_sha256: Mapped[str] = mapped_column(String(64))
     chunk_count: Mapped[int]
+    """PENDING until its chunks are in the store."""
+    signature: Mapped[str] = mapped_column(default="")
+    """What tells without reading it that the file is the same: times and size on disk, or its id in git. Empty: nothing
+    does."""
+    skipped: Mapped[str] = mapped_column(default="")
+    """Why its contents do not count, e.g. `binary`; kept so that it need not be read again. Empty: they count."""
+    scan: Mapped[int] = mapped_column(default=0)
+    """Which reading of the source saw it last."""
 
 
 class TaskRow(Base):

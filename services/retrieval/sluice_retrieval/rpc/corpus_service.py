@@ -24,6 +24,7 @@ from sluice_retrieval.names import (
     not_found,
 )
 from sluice_retrieval.records import corpora as rows
+from sluice_retrieval.records import documents
 from sluice_retrieval.records import tasks as task_rows
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.records.models import DocumentRow, GenerationRow
@@ -134,7 +135,7 @@ class CorpusService:
 
         def page(session: Session) -> list[DocumentRow]:
             _, seen = rows.visible(session, call.tenant, corpus_id_of(request.corpus))
-            return rows.documents(session, seen.id, after, size + 1)
+            return documents.page(session, seen.id, after, size + 1)
 
         found = await self._database.read(page)
         token = encode_page(found[size - 1].path) if len(found) > size else ""
@@ -150,7 +151,7 @@ class CorpusService:
                 if kept is None:
                     raise _expired(revision)
                 seen = kept
-            row = rows.document(session, seen.id, request.path)
+            row = documents.one(session, seen.id, request.path)
             if row is None:
                 raise not_found(f"{corpus_name(corpus.corpus_id)}/{request.path}")
             return seen, row

@@ -16,6 +16,7 @@ from sluice_retrieval.embedding import EmbedderSpec, EmbeddingClient
 from sluice_retrieval.indexing.indexer import embedder_of
 from sluice_retrieval.names import corpus_id_of
 from sluice_retrieval.records import corpora as rows
+from sluice_retrieval.records import documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.search.candidates import Candidate, Selection, merge_neighbours
 from sluice_retrieval.search.texts import Texts
@@ -171,7 +172,7 @@ class Searcher:
     async def _paths_of(self, generation_id: str) -> list[str]:
         paths = self._paths.get(generation_id)
         if paths is None:
-            paths = await self._database.read(lambda session: rows.paths(session, generation_id))
+            paths = await self._database.read(lambda session: documents.paths(session, generation_id))
             self._paths[generation_id] = paths
             while len(self._paths) > _CACHED_PATHS:
                 self._paths.popitem(last=False)

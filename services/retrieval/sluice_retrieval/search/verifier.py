@@ -13,6 +13,7 @@ from sluice.retrieval.v1 import search_service_pb2 as pb
 from sluice_kit.errors import NotFoundError
 from sluice_retrieval.names import corpus_id_of
 from sluice_retrieval.records import corpora as rows
+from sluice_retrieval.records import documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.sources.folder import Folder, SkippedFile
@@ -47,7 +48,7 @@ class Verifier:
             then = seen if seen.revision == span.revision else rows.at_revision(session, corpus, span.revision)
             if then is None:
                 return None
-            was, is_now = rows.document(session, then.id, span.path), rows.document(session, seen.id, span.path)
+            was, is_now = documents.one(session, then.id, span.path), documents.one(session, seen.id, span.path)
             return (was.blob_sha256 if was else None, is_now.blob_sha256 if is_now else None, seen.source)
 
         found = await self._database.read(look)

@@ -2,17 +2,36 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sluice_retrieval.children.runtime import ChildFailure
 
 
 @dataclass(frozen=True, slots=True)
-class FoundFile:
-    """A file that counts."""
+class SeenFile:
+    """A file that may count, before it is read."""
 
     path: str
-    data: bytes
+    size: int
+    signature: str
+    """What tells without reading it that it is the same as before. Empty: nothing does."""
+    ref: str = ""
+    """What the source calls it, where that is not the path."""
+
+
+class Source(Protocol):
+    """A source that is open. Blocking: use it in a child."""
+
+    def files(self) -> Iterator[SeenFile]:
+        """Yields the files that may count, and counts the others in the budget by reason."""
+
+    def read(self, path: str, ref: str) -> bytes | str:
+        """Returns the contents of a file that was seen, or why it is not read."""
+
+    def close(self) -> None:
+        """Releases it."""
 
 
 @dataclass
@@ -29,10 +48,10 @@ class Budget:
     skipped: Counter[str] = field(default_factory=Counter)
     _start: float = field(default_factory=time.monotonic)
 
-    def take(self, data: bytes) -> None:
-        """Counts a file."""
-        self.files += 1
-        self.total += len(data)
+    def take(self, size: int, files: int = 1) -> None:
+        """Counts files of a size together."""
+        self.files += files
+        self.total += size
         if self.files > self.max_files:
             raise exceeded("max_files", f"more than {self.max_files} files")
         if self.total > self.max_total_bytes:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Final
 
 from sluice_retrieval.children.runtime import die_with_parent
-from sluice_retrieval.sources.classify import HIDDEN_FOLDERS, VENDORED_FOLDERS, skip_by_content, skip_by_name
-from sluice_retrieval.sources.found import Budget, FoundFile, exceeded, unreadable
+from sluice_retrieval.sources.classify import HIDDEN_FOLDERS, VENDORED_FOLDERS, skip_by_name
+from sluice_retrieval.sources.found import Budget, SeenFile, exceeded, unreadable
 from sluice_retrieval.sources.patterns import PathFilter
 
 _REGULAR: Final = ("100644", "100755", "100664")
@@ -24,7 +24,7 @@ _POLL_SECONDS: Final = 0.2
 
 
 class GitReader:
-    """One repository, fetched into a folder of its own. Blocking: use it in a child."""
+    """One repository, fetched into a folder of its own. A `Source` once `fetch` returned."""
 
     def __init__(
         self,
@@ -35,12 +35,16 @@ class GitReader:
         port: int,
         addresses: Sequence[str],
         ca_file: str | None = None,
+        filters: PathFilter,
     ) -> None:
         """`host` is empty for a repository on this machine. `ca_file` None: the system's certificates."""
         self._folder = folder
         self._budget = budget
         self._remote = bool(host)
         self._ca_file = ca_file
+        self._filters = filters
+        self._commit = ""
+        self._reader: subprocess.Popen[bytes] | None = None
         self._resolve = f"{host}:{port}:{','.join(addresses)}" if host else ""
 
     def fetch(self, url: str, revision: str | None) -> str:
@@ -59,33 +63,15 @@ class GitReader:
         commit = self._output("rev-parse", "--verify", "--quiet", "refs/sluice/wanted^{commit}").decode().strip()
         if not commit:
             raise unreadable("the revision is not a commit")
+        self._commit = commit
         return commit
 
-    def files(self, commit: str, filters: PathFilter) -> Iterator[FoundFile]:
-        """Yields the files of a commit that count, and counts the others in the budget by reason."""
-        with self._start("cat-file", "--batch", stdin=subprocess.PIPE) as reader:
-            assert reader.stdin is not None
-            assert reader.stdout is not None
-            for path, blob in self._tree(commit, filters):
-                self._budget.check_time()
-                reader.stdin.write(blob.encode() + b"\n")
-                reader.stdin.flush()
-                data = _read_object(reader.stdout)
-                if data is None:
-                    self._budget.skipped["unreadable"] += 1
-                    continue
-                reason = skip_by_content(path, data)
-                if reason is not None:
-                    self._budget.skipped[reason] += 1
-                    continue
-                self._budget.take(data)
-                yield FoundFile(path, data)
-
-    def _tree(self, commit: str, filters: PathFilter) -> Iterator[tuple[str, str]]:
-        """Yields path and blob id of the files whose names and sizes count."""
-        with self._start("ls-tree", "-r", "-z", "-l", "--full-tree", commit) as listing:
+    def files(self) -> Iterator[SeenFile]:
+        """Yields the files of the commit that may count, and counts the others in the budget by reason."""
+        with self._start("ls-tree", "-r", "-z", "-l", "--full-tree", self._commit) as listing:
             assert listing.stdout is not None
             for row in _records(listing.stdout):
+                self._budget.check_time()
                 head, _, name = row.partition(b"\t")
                 mode, kind, blob, size = head.decode().split()
                 try:
@@ -93,11 +79,28 @@ class GitReader:
                 except UnicodeDecodeError:
                     self._budget.skipped["bad_name"] += 1
                     continue
-                reason = self._skip(path, mode, kind, size, filters)
+                reason = self._skip(path, mode, kind, size, self._filters)
                 if reason is not None:
                     self._budget.skipped[reason] += 1
                     continue
-                yield path, blob
+                yield SeenFile(path, int(size), f"git:{blob}", blob)
+
+    def read(self, path: str, ref: str) -> bytes | str:
+        """Reads a blob."""
+        if self._reader is None:
+            self._reader = self._start("cat-file", "--batch", stdin=subprocess.PIPE)
+        assert self._reader.stdin is not None
+        assert self._reader.stdout is not None
+        self._reader.stdin.write(ref.encode() + b"\n")
+        self._reader.stdin.flush()
+        data = _read_object(self._reader.stdout)
+        return "unreadable" if data is None else data
+
+    def close(self) -> None:
+        """Ends git."""
+        if self._reader is not None:
+            with self._reader:
+                self._reader.kill()
 
     def _skip(self, path: str, mode: str, kind: str, size: str, filters: PathFilter) -> str | None:
         if kind == "commit":

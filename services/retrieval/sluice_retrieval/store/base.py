@@ -1,8 +1,9 @@
 """The one interface to vectors.
 
-A *generation* is one complete index of a corpus. It is built beside the one that is searched, never changed once it is
-sealed, and deleted as a whole. A store keeps generations apart: by directory on the local disk, by payload filters on a
-server. Point ids are deterministic, so writing a point twice is writing it once.
+A *generation* is one complete index of a corpus. It is built beside the one that is searched, as a copy of it that is
+changed where the source was, never changed once it is sealed, and deleted as a whole. A store keeps generations apart:
+by directory on the local disk, by payload filters on a server. Point ids are deterministic, so writing a point twice is
+writing it once, and a generation whose building was interrupted is gone on with.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,15 @@ import msgspec
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """Names a generation. `tenant` is who owns it, `corpus` the corpus's own id (not its name), `id` is unique."""
+    """Names a generation. `tenant` is who owns it, `corpus` the corpus's own id (not its name), `id` is unique.
+
+    `number` counts the generations of a corpus: a later one has a higher number.
+    """
 
     tenant: str
     corpus: str
     id: str
+    number: int = 0
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -70,6 +75,9 @@ class Hit(msgspec.Struct, frozen=True, array_like=True):
 class Builder(Protocol):
     """Writes one generation."""
 
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Removes the chunks of files, those that are not there included."""
+
     async def add(self, points: Sequence[Point]) -> None:
         """Writes points. Returns when the store has them, not when they are durable."""
 
@@ -86,8 +94,13 @@ class Store(Protocol):
     async def close(self) -> None:
         """Releases everything."""
 
-    def build(self, generation: Generation, dimensions: int | None) -> AbstractAsyncContextManager[Builder]:
-        """Begins a generation, dropping what an earlier try left of it. `dimensions` is of dense vectors, if any."""
+    def build(
+        self, generation: Generation, dimensions: int | None, base: Generation | None = None, *, resume: bool = False
+    ) -> AbstractAsyncContextManager[Builder]:
+        """Begins a generation: as a copy of `base`, or empty; with `resume`, goes on with what an earlier try left.
+
+        `dimensions` is of dense vectors, if any. Raises NotFoundError if the base is gone.
+        """
 
     async def search(self, generation: Generation, query: Query) -> list[Hit]:
         """Returns the best chunks, best first. Raises NotFoundError if there is no such generation."""

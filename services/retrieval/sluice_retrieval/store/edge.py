@@ -55,15 +55,18 @@ class EdgeStore:
         await self._child.close()
 
     @contextlib.asynccontextmanager
-    async def build(self, generation: Generation, dimensions: int | None) -> AsyncIterator[Builder]:
+    async def build(
+        self, generation: Generation, dimensions: int | None, base: Generation | None = None, *, resume: bool = False
+    ) -> AsyncIterator[Builder]:
         """Begins a generation in a child of its own, which ends with the block."""
         folder = str(self._folder(generation))
+        copied = str(self._folder(base)) if base is not None else None
         await self._ask(wire.Release(folder), wire.Done)
         child = Child("edge")
         await child.start()
         try:
             with _named():
-                await child.ask(wire.Create(folder, dimensions), wire.Done)
+                await child.ask(wire.Create(folder, dimensions, copied, resume), wire.Done)
             yield _EdgeBuilder(child, folder)
         except BaseException:
             child.kill()
@@ -132,6 +135,10 @@ class _EdgeBuilder:
     def __init__(self, child: Child, folder: str) -> None:
         self._child = child
         self._folder = folder
+
+    async def remove(self, paths: Sequence[str]) -> None:
+        with _named():
+            await self._child.ask(wire.Remove(self._folder, list(paths)), wire.Done)
 
     async def add(self, points: Sequence[Point]) -> None:
         with _named():

@@ -10,6 +10,7 @@ import qdrant_edge as qdrant
 from sluice_retrieval.children.runtime import ChildFailure, connect, run
 from sluice_retrieval.store import edge_wire as wire
 from sluice_retrieval.store.base import Hit, Payload, Query
+from sluice_retrieval.store.copying import copy_folder
 
 SPARSE: Final = "bm25"
 DENSE: Final = "dense"
@@ -27,6 +28,7 @@ def serve(descriptor: str) -> None:
             connection,
             {
                 wire.Create: shards.create,
+                wire.Remove: shards.remove,
                 wire.Add: shards.add,
                 wire.Seal: shards.seal,
                 wire.Search: shards.search,
@@ -48,10 +50,18 @@ class Shards:
         self._open: OrderedDict[str, qdrant.EdgeShard] = OrderedDict()
 
     def create(self, question: wire.Create) -> wire.Done:
-        """Makes an empty shard."""
+        """Makes a shard, or goes on with one."""
         self._drop(question.folder)
-        shutil.rmtree(question.folder, ignore_errors=True)
-        Path(question.folder).mkdir(parents=True)
+        folder = Path(question.folder)
+        if question.resume and folder.is_dir():
+            self._get(question.folder)
+            return wire.Done()
+        shutil.rmtree(folder, ignore_errors=True)
+        if question.base is not None:
+            return self._copy(Path(question.base), folder)
+        # Made elsewhere and moved, so that a folder that is there is always a whole shard.
+        making = _making(folder)
+        making.mkdir(parents=True)
         vectors = None
         if question.dimensions is not None:
             vectors = {DENSE: qdrant.EdgeVectorParams(size=question.dimensions, distance=qdrant.Distance.Cosine)}
@@ -59,9 +69,28 @@ class Shards:
             vectors=vectors,
             sparse_vectors={SPARSE: qdrant.EdgeSparseVectorParams(modifier=qdrant.Modifier.Idf)},
         )
-        shard = _guard(lambda: qdrant.EdgeShard.create(question.folder, config))
+        shard = _guard(lambda: qdrant.EdgeShard.create(str(making), config))
         shard.update(qdrant.UpdateOperation.create_field_index("path", qdrant.KeywordIndexParams()))
-        self._keep(question.folder, shard)
+        shard.flush()
+        shard.close()
+        making.rename(folder)
+        self._get(question.folder)
+        return wire.Done()
+
+    def _copy(self, base: Path, folder: Path) -> wire.Done:
+        if not base.is_dir():
+            raise ChildFailure("NOT_FOUND", "the index to go on from is gone")
+        making = _making(folder)
+        copy_folder(base, making)
+        making.rename(folder)
+        self._get(str(folder))
+        return wire.Done()
+
+    def remove(self, question: wire.Remove) -> wire.Done:
+        """Removes the chunks of files."""
+        if question.paths:
+            only = qdrant.Filter(must=[_match_any(question.paths)])
+            self._get(question.folder).update(qdrant.UpdateOperation.delete_points_by_filter(only))
         return wire.Done()
 
     def add(self, question: wire.Add) -> wire.Done:
@@ -180,6 +209,13 @@ class Shards:
         shard = self._open.pop(folder, None)
         if shard is not None:
             shard.close()
+
+
+def _making(folder: Path) -> Path:
+    """Returns an empty place beside a folder for what will become it."""
+    making = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(making, ignore_errors=True)
+    return making
 
 
 def _guard(open_: Any) -> qdrant.EdgeShard:

@@ -6,10 +6,20 @@ from sluice_retrieval.store.base import Hit, Payload, Point, Query
 
 
 class Create(msgspec.Struct, tag=True):
-    """Makes an empty shard in a folder, removing one that is there."""
+    """Makes a shard in a folder: as a copy of another, or empty, removing one that is there; with `resume`, goes on with
+    one that is there."""
 
     folder: str
     dimensions: int | None
+    base: str | None = None
+    resume: bool = False
+
+
+class Remove(msgspec.Struct, tag=True):
+    """Removes the chunks of files."""
+
+    folder: str
+    paths: list[str]
 
 
 class Add(msgspec.Struct, tag=True):

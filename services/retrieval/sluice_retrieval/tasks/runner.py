@@ -1,7 +1,7 @@
 """Runs tasks: a few at a time, each with its events on disk before anyone hears of them.
 
-A task that was not finished when the process ended is begun again at the next start, so work must be repeatable. One
-that was begun too often without an end is failed, because it may be what ends the process.
+A task that was not finished when the process ended is begun again at the next start, so work must be repeatable, and may
+go on where it was. One that was begun too often without any advance is failed, because it may be what ends the process.
 """
 
 import asyncio
@@ -39,14 +39,32 @@ class TaskHandle:
         self._due = 0.0
         self.tenant = row.tenant
         self.name = row.name
+        self._attempts = row.attempts
         self.identity = Identity.FromString(row.identity)
         self.request = row.request
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether a cancellation of the work means that the service stops, and that it will go on later."""
+        return self._runner.stopping
+
     async def report(
-        self, step: str | None = None, progress: float | None = None, counts: Mapping[str, int] | None = None
+        self,
+        step: str | None = None,
+        progress: float | None = None,
+        counts: Mapping[str, int] | None = None,
+        *,
+        advanced: bool = False,
     ) -> None:
-        """Says what the work does now and how far it is. Events are written at once for a new step, else seldom."""
+        """Says what the work does now and how far it is. Events are written at once for a new step, else seldom.
+
+        `advanced` says that a part is done for good, which a new beginning will not do again: then it does not matter
+        how often the task was begun before.
+        """
         task = self._task
+        if advanced and self._attempts > 1:
+            self._attempts = 1
+            await self._runner.forgive(self.name)
         changed = step is not None and step != task.step
         if step is not None:
             task.step = step
@@ -65,6 +83,7 @@ class TaskHandle:
         self._task.counts.clear()
         if not self._task.HasField("start_time"):
             self._task.start_time.CopyFrom(timestamp(now()))
+        self._attempts += 1
         await self._runner.record(self.name, self._task, begins=True)
 
     async def end(
@@ -198,6 +217,14 @@ class TaskRunner:
         await self._database.write(write)
         for event in self._watchers.get(name, ()):
             event.set()
+
+    async def forgive(self, name: str) -> None:
+        """Forgets how often a task was begun before this time."""
+
+        def write(session: Session) -> None:
+            rows.get_by_name(session, name).attempts = 1
+
+        await self._database.write(write)
 
     def watch(self, name: str) -> asyncio.Event:
         """Returns an event that is set whenever the task has news. Give it back with `unwatch`."""
