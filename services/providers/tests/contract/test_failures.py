@@ -179,6 +179,7 @@ async def test_no_content_at_all(start: Start, wire: Format, upstream: Upstream)
     assert updates[-1].output_tokens == wire.usage[2], "what it used still counts"
 
 
+@wires_with(lambda wire: "content_filter" in wire.finish_words)
 async def test_an_answer_withheld_by_policy(start: Start, wire: Format, upstream: Upstream) -> None:
     upstream.answer(wire.stream(wire.finished(wire.finish_words["content_filter"])))
     async with start() as subject:
