@@ -180,6 +180,9 @@ class Embedder(EmbeddingServiceServicer):
         vectors = [Embedding(values=_vector(text, self.dimensions or request.dimensions)) for text in request.texts]
         return embedding.EmbedResponse(embeddings=vectors)
 
+    async def Rerank(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not asked here")
+
     async def CountTokens(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not asked here")
 
