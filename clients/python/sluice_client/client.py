@@ -11,9 +11,11 @@ gateway as `max_duration`, because with a grace the call's own deadline would on
 """
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
+from sluice.chat.v1 import message_pb2, tool_pb2
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.gateway.v1 import embedding_service_pb2 as embedding_pb
 from sluice.gateway.v1 import integration_service_pb2 as integration_pb
@@ -24,10 +26,12 @@ from sluice.gateway.v1.integration_service_pb2_grpc import IntegrationServiceStu
 from sluice.gateway.v1.model_service_pb2_grpc import ModelServiceStub
 from sluice.provider.v1 import provider_service_pb2 as provider_pb
 from sluice_client.corpora import CorpusCalls
+from sluice_client.health import HealthStream
 from sluice_client.pages import Pager
 from sluice_client.reader import StreamingCall
 from sluice_client.streams import ChatStream
 from sluice_client.tasks import TaskCalls
+from sluice_kit.errors import SluiceError
 
 DETACH_GRACE_SECONDS: Final = 30.0
 """How long a response waits for its watcher to come back, where the client resumes and the request says nothing."""
@@ -149,6 +153,30 @@ class SluiceClient(CorpusCalls, TaskCalls):
         method = self.stub(IntegrationServiceStub).GetIntegrationHealth
         return (await self.unary(method, request, timeout=timeout)).health
 
+    def watch_integration_health(
+        self,
+        integration: str = "",
+        *,
+        timeout: float | None = None,
+        patience: float | None = None,
+        on_break: Callable[[SluiceError], None] | None = None,
+    ) -> HealthStream:
+        """Follows the health of every integration, or of one: how each is now, by id, then each change as it is seen.
+
+        Where the connection breaks or the gateway restarts, the stream goes on with the present state of each, after
+        `on_break` was told of the failure. `patience` is how many seconds it tries, `math.inf` for ever; None: as long
+        as the client's `retry` says. Raises NotFoundError for an unknown integration, UnavailableError when the gateway
+        stays out of reach, DeadlineError after `timeout`.
+        """
+        health = self.stub(IntegrationServiceStub)
+        request = integration_pb.WatchIntegrationHealthRequest(integration=integration)
+        return HealthStream(
+            lambda left: health.WatchIntegrationHealth(request, timeout=left, metadata=self.metadata),
+            policy=self.retry if patience is None else replace(self.retry, patience=patience),
+            timeout=timeout,
+            on_break=on_break,
+        )
+
     async def embed(
         self,
         model: str,
@@ -166,6 +194,36 @@ class SluiceClient(CorpusCalls, TaskCalls):
         if task is not None:
             request.task = task
         return await self.unary(self.stub(EmbeddingServiceStub).Embed, request, timeout=timeout, repeatable=False)
+
+    async def rerank(
+        self, model: str, query: str, texts: Sequence[str], *, top_n: int | None = None, timeout: float | None = None
+    ) -> embedding_pb.RerankResponse:
+        """Orders texts by how well they answer a query: `results` has their indexes, best first, with scores.
+
+        At most 1000 texts; `top_n` is how many results to return, None for all. Scores compare within one response
+        only. Raises InvalidRequestError with UNSUPPORTED_OPERATION where the integration does not rerank. Not repeated
+        when the connection breaks, because it is paid for.
+        """
+        request = embedding_pb.RerankRequest(model=model, query=query, texts=texts, top_n=top_n)
+        return await self.unary(self.stub(EmbeddingServiceStub).Rerank, request, timeout=timeout, repeatable=False)
+
+    async def count_tokens(
+        self,
+        model: str,
+        messages: Sequence[message_pb2.Message],
+        *,
+        system: str | None = None,
+        tools: Sequence[tool_pb2.Tool] = (),
+        timeout: float | None = None,
+    ) -> embedding_pb.CountTokensResponse:
+        """Counts the tokens of a prompt. `kind` says whether the count is exact; if not, `margin` how far it may be off.
+
+        `model` empty: the default route. A ChatSpec's `messages`, `system_instruction` and `tools` fit.
+        """
+        request = embedding_pb.CountTokensRequest(
+            model=model, messages=messages, system_instruction=system, tools=tools
+        )
+        return await self.unary(self.stub(EmbeddingServiceStub).CountTokens, request, timeout=timeout)
 
     def _resume_call(self, response: str, after: int, left: float | None) -> StreamingCall[chat_pb.ResumeChatResponse]:
         request = chat_pb.ResumeChatRequest(response=response, after_sequence=after)

@@ -3,8 +3,12 @@
 import asyncio
 import random
 from dataclasses import dataclass
+from typing import Final
 
 from sluice_kit.errors import DeadlineError, SluiceError
+
+_MAX_EXPONENT: Final = 32
+"""Waits stop growing here at the latest: who has patience without end would otherwise compute infinities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +22,7 @@ class RetryPolicy:
     maximum: float = 2.0
     """The limit stops growing here."""
     patience: float = 10.0
-    """Failures in a row are raised once they lasted so long. 0: the first one is raised."""
+    """Failures in a row are raised once they lasted so long. 0: the first one is raised; `math.inf`: none is."""
 
 
 class Deadline:
@@ -61,7 +65,8 @@ class Backoff:
         now = asyncio.get_running_loop().time()
         if self._since is None:
             self._since = now
-        limit = min(self._policy.maximum, self._policy.initial * self._policy.multiplier**self._failures)
+        growth = self._policy.multiplier ** min(self._failures, _MAX_EXPONENT)
+        limit = min(self._policy.maximum, self._policy.initial * growth)
         self._failures += 1
         delay = max(random.uniform(limit / 2, limit), error.retry_after or 0.0)
         left = self._deadline.left()

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
+from sluice.provider.v1 import provider_service_pb2 as provider_pb
 from sluice_client import RetryPolicy, SluiceClient, question
 from sluice_kit.errors import CancelledByOwnerError, DeadlineError, InvalidRequestError, NotFoundError
 from sluice_kit.testing import Mesh, mesh
@@ -119,6 +120,28 @@ async def test_models_routes_and_integrations(gateway: Mesh) -> None:
         assert not (await client.integration_health("scripted")).missing_settings
         vectors = await client.embed("scripted/embed", ["a", "b"])
         assert len(vectors.embeddings) == 2
+
+
+async def test_texts_are_ordered_and_tokens_counted(gateway: Mesh) -> None:
+    async with SluiceClient(gateway.address) as client:
+        texts = ["cats sleep", "dogs bark loudly", "dogs and cats"]
+        ranked = await client.rerank("scripted/rerank", "Do dogs bark?", texts)
+        assert [result.index for result in ranked.results] == [1, 2, 0]
+        assert ranked.target.model == "rerank"
+        best = await client.rerank("scripted/rerank", "Do dogs bark?", texts, top_n=1)
+        assert [result.index for result in best.results] == [1]
+        with pytest.raises(NotFoundError):
+            await client.rerank("scripted/echo", "x", texts)
+        with pytest.raises(InvalidRequestError) as caught:
+            await client.rerank("scripted/rerank", "x", [])
+        assert caught.value.violations[0].field == "texts"
+        spec = question("How many tokens are these?")
+        counted = await client.count_tokens("scripted/echo", spec.messages)
+        assert counted.tokens > 0
+        assert counted.target.model == "echo"
+        assert (counted.margin > 0) == (counted.kind == provider_pb.TOKEN_COUNT_KIND_ESTIMATED)
+        more = await client.count_tokens("scripted/echo", spec.messages, system="Be brief, and then briefer still.")
+        assert more.tokens > counted.tokens
 
 
 async def test_failures_have_their_types(gateway: Mesh) -> None:
