@@ -3,11 +3,14 @@
 from collections.abc import Collection
 from typing import Any, Final
 
+import msgspec
+
 from sluice.chat.v1 import message_pb2, parameters_pb2, tool_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.rpc import invalid_field
 from sluice_providers import options
 from sluice_providers.options import VENDOR_PREFIX
+from sluice_providers.wire.chat_dialect import ChatDialect
 from sluice_providers.wire.prompt import (
     data_url,
     media_type,
@@ -59,33 +62,37 @@ _VERBOSITY: Final = {
 _CHOICE: Final = {
     tool_pb2.TOOL_CHOICE_MODE_AUTO: "auto",
     tool_pb2.TOOL_CHOICE_MODE_NONE: "none",
-    tool_pb2.TOOL_CHOICE_MODE_REQUIRED: "required",
 }
 
 
-def unsupported(request: pb.GenerateRequest, names: Collection[str], allowed: Collection[str]) -> list[str]:
-    """Returns the options that the format cannot carry. `allowed` are the names of vendor options."""
+def unsupported(request: pb.GenerateRequest, names: Collection[str], dialect: ChatDialect) -> list[str]:
+    """Returns the options that the format cannot carry, or that the server does not honour."""
     refused = []
+    allowed = VENDOR_OPTIONS | {*dialect.vendor_options}
     for name in names:
         if name.startswith(VENDOR_PREFIX):
             option = name.removeprefix(VENDOR_PREFIX)
-            if option not in allowed or option in FORBIDDEN_VENDOR_OPTIONS:
+            if option not in allowed or option in FORBIDDEN_VENDOR_OPTIONS or name in dialect.unsupported:
                 refused.append(name)
-        elif name not in OPTIONS or (name == "stop" and len(request.parameters.stop) > MAX_STOPS):
+        elif (
+            name not in OPTIONS
+            or name in dialect.unsupported
+            or (name == "stop" and len(request.parameters.stop) > MAX_STOPS)
+        ):
             refused.append(name)
     return refused
 
 
-def chat_body(request: pb.GenerateRequest, *, max_tokens_field: str, system_role: str) -> dict[str, Any]:
+def chat_body(request: pb.GenerateRequest, dialect: ChatDialect) -> dict[str, Any]:
     """Returns the body of a request, without the stream switch. Raises InvalidRequestError."""
-    body: dict[str, Any] = {"model": request.target.model, "messages": _messages(request, system_role)}
+    body: dict[str, Any] = {"model": request.target.model, "messages": _messages(request, dialect)}
     if request.HasField("parameters"):
-        _parameters(request.parameters, body, max_tokens_field)
+        _parameters(request.parameters, body, dialect)
         body |= vendor_options(request)
     if request.tools:
         body["tools"] = [_tool(tool, index) for index, tool in enumerate(request.tools)]
     if request.HasField("tool_choice"):
-        body["tool_choice"] = _tool_choice(request)
+        body["tool_choice"] = _tool_choice(request, dialect.required_choice)
     form = request.response_format.WhichOneof("kind")
     if form == "json":
         body["response_format"] = {"type": "json_object"}
@@ -100,7 +107,7 @@ def chat_body(request: pb.GenerateRequest, *, max_tokens_field: str, system_role
     return body
 
 
-def _parameters(given: parameters_pb2.GenerationParameters, body: dict[str, Any], max_tokens_field: str) -> None:
+def _parameters(given: parameters_pb2.GenerationParameters, body: dict[str, Any], dialect: ChatDialect) -> None:
     if given.HasField("temperature"):
         body["temperature"] = given.temperature
     if given.HasField("top_p"):
@@ -110,23 +117,39 @@ def _parameters(given: parameters_pb2.GenerationParameters, body: dict[str, Any]
     if given.HasField("frequency_penalty"):
         body["frequency_penalty"] = given.frequency_penalty
     if given.HasField("seed"):
-        body["seed"] = given.seed
+        body[dialect.seed_field] = given.seed
     if given.HasField("parallel_tool_calls"):
         body["parallel_tool_calls"] = given.parallel_tool_calls
     if given.HasField("max_output_tokens"):
-        body[max_tokens_field] = given.max_output_tokens
+        body[dialect.max_tokens_field] = given.max_output_tokens
     if given.stop:
         body["stop"] = list(given.stop)
     if given.reasoning_effort in _EFFORT:
-        body["reasoning_effort"] = _EFFORT[given.reasoning_effort]
+        _effort(_EFFORT[given.reasoning_effort], body, dialect)
     if given.verbosity in _VERBOSITY:
         body["verbosity"] = _VERBOSITY[given.verbosity]
 
 
-def _messages(request: pb.GenerateRequest, system_role: str) -> list[dict[str, Any]]:
+def _effort(effort: str, body: dict[str, Any], dialect: ChatDialect) -> None:
+    """Says how much to reason, in the server's way."""
+    reasons = effort != "none"
+    match dialect.effort:
+        case "reasoning_effort":
+            body["reasoning_effort"] = effort
+        case "reasoning":
+            body["reasoning"] = {"effort": effort}
+        case "enable_thinking":
+            body["enable_thinking"] = reasons
+        case "thinking" | "thinking_effort":
+            body["thinking"] = {"type": "enabled" if reasons else "disabled"}
+            if reasons and dialect.effort == "thinking_effort":
+                body["reasoning_effort"] = effort
+
+
+def _messages(request: pb.GenerateRequest, dialect: ChatDialect) -> list[dict[str, Any]]:
     written: list[dict[str, Any]] = []
     if request.system_instruction:
-        written.append({"role": system_role, "content": request.system_instruction})
+        written.append({"role": dialect.system_role, "content": request.system_instruction})
     grounding = render_passages(request)
     last_user = max(
         (index for index, message in enumerate(request.messages) if message.role == message_pb2.MESSAGE_ROLE_USER),
@@ -136,7 +159,7 @@ def _messages(request: pb.GenerateRequest, system_role: str) -> list[dict[str, A
         if message.role == message_pb2.MESSAGE_ROLE_USER:
             written.append({"role": "user", "content": _user(message, index, grounding if index == last_user else "")})
         elif message.role == message_pb2.MESSAGE_ROLE_ASSISTANT:
-            written.append(_assistant(message, index))
+            written.append(_assistant(message, index, request.target.provider, dialect))
         else:
             written.extend(_tool_results(message, index))
     if grounding and last_user < 0:
@@ -170,9 +193,10 @@ def _user(message: message_pb2.Message, index: int, grounding: str) -> str | lis
     return content
 
 
-def _assistant(message: message_pb2.Message, index: int) -> dict[str, Any]:
+def _assistant(message: message_pb2.Message, index: int, provider: str, dialect: ChatDialect) -> dict[str, Any]:
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
+    thoughts: list[message_pb2.Reasoning] = []
     for position, part in enumerate(message.parts):
         kind = part.WhichOneof("kind")
         if kind == "text":
@@ -184,15 +208,50 @@ def _assistant(message: message_pb2.Message, index: int) -> dict[str, Any]:
             else:
                 function = {"name": call.name, "arguments": call.arguments_json or "{}"}
                 calls.append({"id": call.id, "type": "function", "function": function})
-        elif kind != "reasoning":
-            # Reasoning has no place in this format, and its state none to go back to.
+        elif kind == "reasoning":
+            if part.reasoning.provider == provider:
+                thoughts.append(part.reasoning)
+        else:
             raise misplaced(index, position, kind, message.role)
     written: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts else None}
     if calls:
         written["tool_calls"] = calls
     elif not texts:
         written["content"] = ""
+    if thoughts:
+        _give_back(thoughts, written, index, dialect)
     return written
+
+
+def _give_back(
+    thoughts: list[message_pb2.Reasoning], written: dict[str, Any], index: int, dialect: ChatDialect
+) -> None:
+    """Adds earlier reasoning to its message, where the server wants it back."""
+    text = "".join(thought.text for thought in thoughts)
+    details: list[Any] = []
+    for thought in thoughts:
+        if thought.state and dialect.reasoning_back == "reasoning_details":
+            details += _details(thought.state, index)
+    if details:
+        written["reasoning_details"] = details
+    elif not text or dialect.reasoning_back == "none":
+        return
+    elif dialect.reasoning_back == "content":
+        content = [{"type": "thinking", "thinking": [{"type": "text", "text": text}]}]
+        if written["content"]:
+            content.append({"type": "text", "text": written["content"]})
+        written["content"] = content
+    else:
+        field = dialect.reasoning_back if dialect.reasoning_back != "reasoning_details" else "reasoning"
+        written[field] = text
+
+
+def _details(state: bytes, index: int) -> list[Any]:
+    """Returns what `ChatStream` sealed."""
+    try:
+        return msgspec.json.decode(state, type=list[Any])
+    except msgspec.DecodeError:
+        raise invalid_field(f"messages[{index}].parts", "the state of a reasoning is not what was returned") from None
 
 
 def _tool_results(message: message_pb2.Message, index: int) -> list[dict[str, Any]]:
@@ -222,8 +281,10 @@ def _tool(tool: tool_pb2.Tool, index: int) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _tool_choice(request: pb.GenerateRequest) -> str | dict[str, Any]:
+def _tool_choice(request: pb.GenerateRequest, required: str) -> str | dict[str, Any]:
     choice = request.tool_choice
+    if choice.mode == tool_pb2.TOOL_CHOICE_MODE_REQUIRED:
+        return required
     if choice.mode != tool_pb2.TOOL_CHOICE_MODE_NAMED:
         return _CHOICE[choice.mode]
     for tool in request.tools:

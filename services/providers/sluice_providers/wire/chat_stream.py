@@ -19,7 +19,13 @@ _FINISH: Final = {
     "tool_calls": usage_pb2.FINISH_REASON_TOOL_CALLS,
     "function_call": usage_pb2.FINISH_REASON_TOOL_CALLS,
     "content_filter": usage_pb2.FINISH_REASON_CONTENT_FILTER,
+    "eos": usage_pb2.FINISH_REASON_STOP,  # Together
+    "model_length": usage_pb2.FINISH_REASON_LENGTH,  # Mistral
+    "model_context_window_exceeded": usage_pb2.FINISH_REASON_LENGTH,  # Zhipu
+    "sensitive": usage_pb2.FINISH_REASON_CONTENT_FILTER,
 }
+_FAILED: Final = frozenset({"error", "network_error", "insufficient_system_resource"})
+"""What stands in the place of a finish reason where an answer broke off: OpenRouter and Mistral, Zhipu, DeepSeek."""
 
 
 class _Function(msgspec.Struct, gc=False):
@@ -39,10 +45,30 @@ class _Call(msgspec.Struct, gc=False):
     custom: _Custom | None = None
 
 
+class _Part(msgspec.Struct, gc=False):
+    type: str = ""
+    text: str | None = None
+    thinking: tuple["_Part", ...] | str | None = None
+
+
+class _Detail(msgspec.Struct, gc=False, omit_defaults=True):
+    """A piece of reasoning that goes back as it came; unknown fields cannot, so all that are documented are here."""
+
+    type: str = ""
+    text: str | None = None
+    summary: str | None = None
+    data: str | None = None
+    signature: str | None = None
+    id: str | None = None
+    format: str | None = None
+    index: int | None = None
+
+
 class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
+    content: str | tuple[_Part, ...] | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    reasoning_details: tuple[_Detail, ...] | None = None
     refusal: str | None = None
     tool_calls: tuple[_Call, ...] | None = None
 
@@ -52,6 +78,7 @@ class _Choice(msgspec.Struct, gc=False):
     delta: _Delta | None = None
     message: _Delta | None = None
     finish_reason: str | None = None
+    error: Any = None
 
 
 class _InputDetails(msgspec.Struct, gc=False):
@@ -65,6 +92,9 @@ class _OutputDetails(msgspec.Struct, gc=False):
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_cache_hit_tokens: int | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -85,6 +115,8 @@ class ChatStream:
 
     __slots__ = (
         "_blocks",
+        "_by_finish",
+        "_details",
         "_finish",
         "_integration",
         "_kind",
@@ -97,8 +129,9 @@ class ChatStream:
         "done",
     )
 
-    def __init__(self, integration: str, request_id: str) -> None:
+    def __init__(self, integration: str, request_id: str, *, by_finish: bool = False) -> None:
         self._integration = integration
+        self._by_finish = by_finish  # a finish reason and the end of the body stand for the marker
         self._request_id = request_id
         self._started = False
         self._blocks: dict[str | int, int] = {}  # "text", "reasoning" or the number of a tool call → block
@@ -107,6 +140,7 @@ class ChatStream:
         self._usage: _Usage | None = None
         self._kind = ""  # of the text that is being joined
         self._pieces: list[str] = []
+        self._details: list[_Detail] = []
         self.done = False
         self.alive = False
 
@@ -121,7 +155,8 @@ class ChatStream:
             chunk = _decode(payload)
             if chunk.error:
                 raise VendorError({"error": chunk.error})
-            if not self._started:
+            if not self._started and (chunk.choices or chunk.model):
+                # Azure's first chunk tells of its filters only, and not which model answers.
                 self._start(batch, chunk)
             if chunk.usage is not None:
                 self._usage = chunk.usage
@@ -130,20 +165,33 @@ class ChatStream:
             choice = chunk.choices[0]
             delta = choice.delta
             if delta is not None:
-                if delta.tool_calls or delta.reasoning_content or delta.reasoning or delta.refusal:
+                content = delta.content
+                if (
+                    delta.tool_calls
+                    or delta.reasoning_content
+                    or delta.reasoning
+                    or delta.reasoning_details
+                    or delta.refusal
+                    or isinstance(content, tuple)
+                ):
                     self._every_kind(batch, delta)
-                elif delta.content:
+                elif content:
                     if self._kind != "text":
                         self._join(batch)
                         self._kind = "text"
-                    self._pieces.append(delta.content)
+                    self._pieces.append(content)
             if choice.finish_reason is not None:
-                self._finish = choice.finish_reason
+                self._finished(choice)
         self._join(batch)
         return batch
 
-    def ended(self) -> None:
-        """The format has a terminal marker of its own: an end without it is a failure."""
+    def ended(self) -> pb.GenerateResponse | None:
+        """The format has a terminal marker of its own; only for servers known to lack it the end may stand for it."""
+        if not self._by_finish or not self._finish:
+            return None
+        batch = pb.GenerateResponse()
+        self._complete(batch)
+        return batch
 
     def translate_whole(self, payload: bytes) -> pb.GenerateResponse:
         """Returns the events of a reply that came whole. Raises like `translate`."""
@@ -156,7 +204,7 @@ class ChatStream:
         batch = pb.GenerateResponse()
         self._start(batch, reply)
         self._usage = reply.usage
-        self._finish = choice.finish_reason or ""
+        self._finished(choice)
         self._every_kind(batch, choice.message)
         self._join(batch)
         self._complete(batch)
@@ -164,21 +212,48 @@ class ChatStream:
 
     def _every_kind(self, batch: pb.GenerateResponse, delta: _Delta) -> None:
         """Adds all that a delta may hold, in the order in which models produce it."""
+        self._add(batch, "reasoning", delta.reasoning_content or delta.reasoning)
+        if delta.reasoning_details:
+            self._seal(delta.reasoning_details)
+        if isinstance(delta.content, tuple):
+            for part in delta.content:
+                self._add(batch, "reasoning", _thought(part))
+                self._add(batch, "text", part.text)
+        else:
+            self._add(batch, "text", delta.content)
         # A refusal is the model's own words why it does not answer: text to the reader.
-        for kind, piece in (
-            ("reasoning", delta.reasoning_content or delta.reasoning),
-            ("text", delta.content),
-            ("text", delta.refusal),
-        ):
-            if piece:
-                if self._kind != kind:
-                    self._join(batch)
-                    self._kind = kind
-                self._pieces.append(piece)
+        self._add(batch, "text", delta.refusal)
         if delta.tool_calls:
             self._join(batch)
             for position, call in enumerate(delta.tool_calls):
                 self._tool_call(batch, call, position if call.index is None else call.index)
+
+    def _add(self, batch: pb.GenerateResponse, kind: str, piece: str | None) -> None:
+        """Adds a piece of text to what is being joined, if it is of that kind."""
+        if piece:
+            if self._kind != kind:
+                self._join(batch)
+                self._kind = kind
+            self._pieces.append(piece)
+
+    def _seal(self, details: tuple[_Detail, ...]) -> None:
+        """Keeps what must go back to the vendor; pieces of one text become one again."""
+        for detail in details:
+            last = self._details[-1] if self._details else None
+            if last is None or detail.data or (last.type, last.index) != (detail.type, detail.index):
+                self._details.append(detail)
+                continue
+            last.text = _joined(last.text, detail.text)
+            last.summary = _joined(last.summary, detail.summary)
+            last.signature = detail.signature or last.signature
+            last.id = detail.id or last.id
+            last.format = detail.format or last.format
+
+    def _finished(self, choice: _Choice) -> None:
+        """Takes the finish reason. Raises VendorError where it says that the answer failed."""
+        self._finish = choice.finish_reason or ""
+        if self._finish in _FAILED:
+            raise VendorError({"error": choice.error or {"code": self._finish}})
 
     def _tool_call(self, batch: pb.GenerateResponse, call: _Call, number: int) -> None:
         event = batch.events.add().tool_call_delta
@@ -228,6 +303,10 @@ class ChatStream:
     def _complete(self, batch: pb.GenerateResponse) -> None:
         if not self._started:
             self._start(batch, _Chunk())
+        if self._details:
+            sealed = batch.events.add().reasoning_delta
+            sealed.block_index = self._block("reasoning")
+            sealed.state = msgspec.json.encode(self._details)
         completed = batch.events.add().completed
         completed.finish_reason = _FINISH.get(self._finish, usage_pb2.FINISH_REASON_UNSPECIFIED)
         completed.raw_finish_reason = self._finish
@@ -236,12 +315,27 @@ class ChatStream:
         self.done = True
 
 
+def _thought(part: _Part) -> str:
+    """Returns the reasoning in a part of the content."""
+    if isinstance(part.thinking, tuple):
+        return "".join(piece.text or "" for piece in part.thinking)
+    return part.thinking or ""
+
+
+def _joined(first: str | None, second: str | None) -> str | None:
+    return second if first is None else first + (second or "")
+
+
 def _fill(completed: event_pb2.Completed, usage: _Usage) -> None:
     target = completed.usage
     target.source = usage_pb2.USAGE_SOURCE_PROVIDER
-    target.input_tokens = usage.prompt_tokens or 0
-    target.output_tokens = usage.completion_tokens or 0
-    if usage.prompt_tokens_details is not None:
-        target.cached_input_tokens = usage.prompt_tokens_details.cached_tokens or 0
+    target.input_tokens = prompt = usage.prompt_tokens or 0
+    target.output_tokens = answer = usage.completion_tokens or 0
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details is not None else None
+    # DeepSeek and Moonshot tell it elsewhere.
+    target.cached_input_tokens = cached or usage.prompt_cache_hit_tokens or usage.cached_tokens or 0
     if usage.completion_tokens_details is not None:
-        target.reasoning_tokens = usage.completion_tokens_details.reasoning_tokens or 0
+        target.reasoning_tokens = thought = usage.completion_tokens_details.reasoning_tokens or 0
+        if usage.total_tokens == prompt + answer + thought:
+            # xAI does not count reasoning as output; the total shows it.
+            target.output_tokens = answer + thought

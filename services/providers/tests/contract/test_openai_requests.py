@@ -10,6 +10,7 @@ import pytest
 from sluice.chat.v1 import parameters_pb2
 from sluice_kit.errors import SluiceError
 from sluice_providers.wire import chat_request
+from sluice_providers.wire.chat_dialect import ChatDialect
 
 from .asked import PNG, full_request
 from .format_openai import OPENAI
@@ -119,4 +120,5 @@ def test_no_vendor_option_can_change_what_a_reply_means() -> None:
     request = asking("vendor", "m")
     for name in chat_request.FORBIDDEN_VENDOR_OPTIONS:
         option = f"vendor_options.{name}"
-        assert chat_request.unsupported(request, [option], chat_request.FORBIDDEN_VENDOR_OPTIONS) == [option]
+        dialect = ChatDialect(vendor_options=tuple(chat_request.FORBIDDEN_VENDOR_OPTIONS))
+        assert chat_request.unsupported(request, [option], dialect) == [option]

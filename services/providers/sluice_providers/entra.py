@@ -1,0 +1,86 @@
+"""Tokens of Microsoft Entra for Azure OpenAI: by environment variables, managed identity, or a developer's sign-in.
+
+The library caches a token and renews it before it ends. It is the extra `azure`, imported here alone.
+"""
+
+import asyncio
+import importlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice_kit.errors import make_error
+from sluice_providers.http import HttpSettings
+
+SCOPE: Final = "https://cognitiveservices.azure.com/.default"
+_ADVICE: Final = (
+    "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run where Azure gives a managed or workload "
+    "identity, or sign in with `az login`"
+)
+
+
+class EntraTokens:
+    """The tokens of one integration."""
+
+    def __init__(self, integration: str, settings: HttpSettings) -> None:
+        self._integration = integration
+        self._settings = settings
+        self._credential: Any = None
+        self._provider: Callable[[], Awaitable[str]] | None = None
+        self._errors: Any = None
+        self.lacks_package = False
+        """Whether the library is not installed; known after `start`."""
+
+    async def start(self) -> None:
+        """Loads the library. It asks for nothing until the first token is needed."""
+        try:
+            library = await asyncio.to_thread(importlib.import_module, "azure.identity.aio")
+            self._errors = await asyncio.to_thread(importlib.import_module, "azure.core.exceptions")
+        except ModuleNotFoundError:
+            self.lacks_package = True
+            return
+        # It logs what token endpoints answer, which is not ours to keep.
+        logging.getLogger("azure").setLevel(logging.CRITICAL)
+        settings = self._settings
+        transport: dict[str, Any] = {
+            "use_env_settings": False,
+            "retry_total": 0,
+            "connection_timeout": settings.connect_seconds,
+        }
+        if settings.ca_file is not None:
+            transport["connection_verify"] = settings.ca_file
+        if settings.proxy is not None:
+            transport["proxies"] = {"http": settings.proxy.reveal(), "https": settings.proxy.reveal()}
+        self._credential = library.DefaultAzureCredential(**transport)
+        self._provider = library.get_bearer_token_provider(self._credential, SCOPE)
+
+    async def token(self) -> str:
+        """Returns a token that is good for now. Raises SluiceError."""
+        if self._provider is None:
+            raise RuntimeError("the tokens were not started")
+        name = self._integration
+        errors = self._errors
+        try:
+            return await self._provider()
+        except errors.ClientAuthenticationError as error:
+            # The chain of ways to sign in has no reply of its own to show: none of them was there, or let us in.
+            refused = error.response is not None
+            raise make_error(
+                ErrorReason.ERROR_REASON_UPSTREAM_AUTHENTICATION
+                if refused
+                else ErrorReason.ERROR_REASON_INTEGRATION_MISCONFIGURED,
+                f"{name} got no token of Entra: {_ADVICE}",
+                metadata={"provider": name} if refused else {"provider": name, "setting": "AZURE_CLIENT_ID"},
+            ) from None
+        except errors.AzureError:
+            raise make_error(
+                ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE,
+                f"{name} could not reach Entra for a token",
+                metadata={"provider": name},
+            ) from None
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._credential is not None:
+            await self._credential.close()
