@@ -151,8 +151,34 @@ def _models() -> Any:
         times = {"created_at": "2025-02-19T00:00:00Z", "lifecycle": "active"}
         return {"type": "model", "id": id, "display_name": id.upper(), **times, **more}
 
-    rows = [row("b", max_input_tokens=200000, max_tokens=64000), row("a")]
-    return {"data": rows, "first_id": "b", "last_id": "a", "has_more": False}
+    yes: Any = {"supported": True}
+    able: dict[str, Any] = dict.fromkeys(
+        ("batch", "citations", "code_execution", "image_input", "pdf_input", "structured_outputs"), yes
+    )
+    kinds = dict.fromkeys(("adaptive", "between_tools", "disabled", "enabled"), yes)
+    levels = dict.fromkeys(("low", "medium", "high", "max"), yes)
+    able |= {
+        "context_management": yes,
+        "effort": {**yes, **levels},
+        "server_tools": {**yes, "code_execution": yes, "web_search": yes},
+        "thinking": {**yes, "types": kinds},
+    }
+    rows = [row("b", max_input_tokens=200000, max_tokens=64000), row("a"), row("c", line="opus", capabilities=able)]
+    return {"data": rows, "first_id": "b", "last_id": "c", "has_more": False}
+
+
+def _cited() -> list[bytes]:
+    citation = {
+        "type": "search_result_location",
+        "cited_text": "…",
+        "source": "src/a.py",
+        "title": "src/a.py",
+        "search_result_index": 0,
+        "start_block_index": 0,
+        "end_block_index": 1,
+    }
+    deltas = {"type": "citations_delta", "citation": citation}, {"type": "text_delta", "text": "Yes."}
+    return [start(), *block(0, {"type": "text", "text": "", "citations": []}, *deltas), *end("end_turn")]
 
 
 _C = model_pb2.Capability
@@ -174,6 +200,7 @@ ANTHROPIC = Format(
     tools=_tools(),
     calls=calls,
     reasoning=_reasoning(),
+    cited=_cited(),
     reasoning_state=b"EqQBCg==",
     whole=_whole("end_turn", {"type": "text", "text": "Hello there", "citations": None}),
     whole_tools=_whole("tool_use", {"type": "text", "text": "Looking."}, USE),
@@ -212,7 +239,20 @@ ANTHROPIC = Format(
         "a": {"display_name": "A"},
         "b": {"display_name": "B", "context_window": 200000, "max_output_tokens": 64000},
     },
-    capabilities={name: frozenset({_C.CAPABILITY_STREAMING, _C.CAPABILITY_TOOLS}) for name in ("a", "b")},
+    capabilities={
+        "a": frozenset({_C.CAPABILITY_STREAMING, _C.CAPABILITY_TOOLS}),
+        "b": frozenset({_C.CAPABILITY_STREAMING, _C.CAPABILITY_TOOLS}),
+        "c": frozenset(
+            {
+                _C.CAPABILITY_STREAMING,
+                _C.CAPABILITY_TOOLS,
+                _C.CAPABILITY_STRUCTURED_OUTPUT,
+                _C.CAPABILITY_IMAGES,
+                _C.CAPABILITY_REASONING,
+                _C.CAPABILITY_CITATIONS,
+            }
+        ),
+    },
     parameters=options.PARAMETERS & messages_request.OPTIONS,
     vendor_option=("service_tier", "auto"),
     refuses=frozenset({"response_format.json", "tools.custom"}),

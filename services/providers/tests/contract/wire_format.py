@@ -73,6 +73,8 @@ class Format:
     """Any number of parallel calls in any fragments. None: the format sends calls whole."""
     reasoning: list[bytes] | None
     """Reasoning "Let me think." in two pieces, then the text "Yes.". None: the format has none."""
+    cited: list[bytes] | None = None
+    """The text "Yes.", in which the first passage of the request is cited natively. None: the format has none."""
     reasoning_state: bytes = b""
     """The sealed state that comes with it."""
     whole: bytes
