@@ -19,6 +19,7 @@ PROVIDERS_GROUP: Final = "sluice.providers"
 REGISTRY: Final[Mapping[str, str]] = {
     "anthropic": "sluice_providers.adapters.anthropic:AnthropicAdapter",
     "extractive": "sluice_providers.adapters.extractive:ExtractiveAdapter",
+    "google": "sluice_providers.adapters.google:GoogleAdapter",
     "ollama": "sluice_providers.adapters.ollama:OllamaAdapter",
     "openai": "sluice_providers.adapters.openai:OpenAIAdapter",
     "scripted": "sluice_providers.adapters.scripted:ScriptedAdapter",
