@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .format_anthropic import ANTHROPIC
+from .format_google import GOOGLE
 from .format_ollama import OLLAMA
 from .format_openai import OPENAI
 from .wire_format import Format
 
-FORMATS: dict[str, Format] = {wire.name: wire for wire in (ANTHROPIC, OLLAMA, OPENAI)}
+FORMATS: dict[str, Format] = {wire.name: wire for wire in (ANTHROPIC, GOOGLE, OLLAMA, OPENAI)}
