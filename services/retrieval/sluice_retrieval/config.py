@@ -2,8 +2,11 @@
 
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import msgspec
+
+from sluice_kit.secrets import Secret
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,11 +60,40 @@ class GitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Certificates that hosts are checked against, in PEM, relative to the configuration file. Unset: the system's."""
 
 
+class QdrantConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A Qdrant server or cluster."""
+
+    url: str = "http://127.0.0.1:6333"
+    """Its address; https for TLS."""
+    grpc_port: int = 6334
+    """Port of its grpc interface, which is the one used."""
+    api_key: Secret = Secret("")
+    """Its key. Empty: none is sent."""
+    collection: str = "sluice"
+    """How the names of its collections begin. They belong to this installation alone."""
+    shards: int | None = None
+    """Shards of a new collection. Unset: one for each node."""
+    replication_factor: int = 2
+    """Copies of each shard in a cluster. A single server keeps one."""
+    write_consistency: int = 1
+    """Copies that must have a change before it counts as made."""
+    timeout_seconds: float = 30.0
+    """Longest wait for one request."""
+    tries: int = 5
+    """How often a request is made in all when the connection breaks or the server asks to slow down."""
+    batch_points: int = 128
+    """Points in one request that writes."""
+    concurrent_writes: int = 2
+    """Requests that write at the same time."""
+
+
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where vectors are kept."""
 
-    kind: str = "edge"
-    """`edge`: on the local disk, in a process of our own."""
+    kind: Literal["edge", "qdrant"] = "edge"
+    """`edge`: on the local disk, in a process of our own. `qdrant`: on a Qdrant server."""
+    qdrant: QdrantConfig = QdrantConfig()
+    """Which server."""
 
 
 class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

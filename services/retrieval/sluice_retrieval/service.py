@@ -27,6 +27,7 @@ from sluice_retrieval.search.searcher import Searcher
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.search.verifier import Verifier
 from sluice_retrieval.sources.policy import SourcePolicy
+from sluice_retrieval.store.base import Store
 from sluice_retrieval.store.edge import EdgeStore
 from sluice_retrieval.tasks.runner import TaskRunner
 
@@ -56,7 +57,7 @@ class RetrievalService:
         self._lock = FolderLock(folder)
         sizes = ChunkSizes(config.chunks.target_chars, config.chunks.small_chars)
         self.database = Database(folder / "records.sqlite")
-        self.store = EdgeStore(folder / "vectors")
+        self.store = _store(config, folder)
         self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None)
         self.policy = policy = SourcePolicy(
             _roots(document, config, auth),
@@ -136,9 +137,16 @@ class RetrievalService:
         await self._sweep_if_idle()
 
 
+def _store(config: RetrievalConfig, folder: Path) -> Store:
+    if config.store.kind == "edge":
+        return EdgeStore(folder / "vectors")
+    # Its client is large, and most meshes need none.
+    from sluice_retrieval.store.server import ServerStore
+
+    return ServerStore(config.store.qdrant)
+
+
 def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
-    if config.store.kind != "edge":
-        raise document.error("retrieval.store.kind", f"no such store '{config.store.kind}'; there is: edge")
     if config.embedder is not None:
         provider, slash, model = config.embedder.model.partition("/")
         if not (provider and slash and model):

@@ -6,6 +6,7 @@ import signal
 import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -35,7 +36,7 @@ async def store(tmp_path: Path):
 
 
 async def build(store: EdgeStore, generation: Generation, *points: Point, dimensions: int | None = None) -> int:
-    async with store.build(generation, dimensions) as builder:
+    async with store.build(msgspec.structs.replace(generation, dimensions=dimensions)) as builder:
         await builder.add(points)
         return await builder.seal()
 
@@ -62,7 +63,7 @@ async def test_rare_terms_weigh_more_and_filters_hold(store):
 
 async def test_writing_twice_is_writing_once(store):
     points = [point(number, 1) for number in range(5)]
-    async with store.build(ONE, None) as builder:
+    async with store.build(ONE) as builder:
         await builder.add(points)
         await builder.add(points[:3])
         assert await builder.seal() == 5
@@ -155,7 +156,7 @@ async def test_killed_while_it_writes_what_was_sealed_stays(store):
     await build(store, ONE, point(1, 1))
     two = Generation("tenant", "corpus", "two")
     with pytest.raises(SluiceError) as failure:
-        async with store.build(two, None) as builder:
+        async with store.build(two) as builder:
             await builder.add([point(2, 1)])
             os.kill(builder._child.pid, signal.SIGKILL)
             await builder.seal()

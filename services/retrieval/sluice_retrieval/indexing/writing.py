@@ -70,8 +70,7 @@ class Writing:
     async def _build(self, generation: Generation, totals: Totals) -> None:
         row = await self._database.read(lambda session: session.get_one(GenerationRow, generation.id))
         base = await self._key(row.base) if row.base else None
-        dimensions = self._spec.dimensions if self._spec is not None else None
-        async with self._store.build(generation, dimensions, base, resume=True) as builder:
+        async with self._store.build(generation, base, resume=True) as builder:
             if base is not None:
                 await self._remove(builder, row)
             await self._fill(builder, generation, totals)

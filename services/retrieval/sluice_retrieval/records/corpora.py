@@ -17,7 +17,7 @@ from sluice_retrieval.store.base import Generation
 
 def generation_key(row: GenerationRow) -> Generation:
     """Returns what the store calls a generation."""
-    return Generation(row.tenant, row.corpus, row.id, row.number)
+    return Generation(row.tenant, row.corpus, row.id, row.number, row.dimensions)
 
 
 def to_proto(session: Session, row: CorpusRow) -> pb.Corpus:
@@ -94,14 +94,12 @@ def page(session: Session, tenant: str, after: str, count: int) -> list[CorpusRo
     return list(session.scalars(query.order_by(CorpusRow.corpus_id).limit(count)))
 
 
-def remove(session: Session, row: CorpusRow) -> list[Generation]:
-    """Deletes a corpus with its generations and documents. Returns what the store is to delete."""
-    generations = list(session.scalars(select(GenerationRow).where(GenerationRow.corpus == row.id)))
-    keys = [generation_key(generation) for generation in generations]
-    for generation in generations:
+def remove(session: Session, row: CorpusRow) -> str:
+    """Deletes a corpus with its generations and documents. Returns its own id, by which the store is to drop it."""
+    for generation in list(session.scalars(select(GenerationRow).where(GenerationRow.corpus == row.id))):
         remove_generation(session, generation)
     session.delete(row)
-    return keys
+    return row.id
 
 
 def visible(session: Session, tenant: str, corpus_id: str) -> tuple[CorpusRow, GenerationRow]:
@@ -166,6 +164,7 @@ def begin_generation(session: Session, row: CorpusRow, task: str, source: bytes,
             tenant=row.tenant,
             corpus=row.id,
             number=row.generations,
+            dimensions=row.dimensions,
             task=task,
             revision="",
             source=source,

@@ -96,7 +96,7 @@ def _add_columns(connection: Connection) -> None:
         for column in table.columns:
             if column.name not in names:
                 kind = column.type.compile(connection.dialect)
-                empty = "0" if isinstance(column.type, Integer) else "''"
+                empty = "NULL" if column.nullable else "0" if isinstance(column.type, Integer) else "''"
                 connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} DEFAULT {empty}"))
 
 

@@ -51,6 +51,8 @@ class GenerationRow(Base):
     """Id of its corpus."""
     number: Mapped[int] = mapped_column(default=0)
     """Its place among the generations of its corpus."""
+    dimensions: Mapped[int | None]
+    """Length of its dense vectors. None: it has none."""
     task: Mapped[str] = mapped_column(default="")
     """Name of the task that makes it, which goes on with it after a restart."""
     revision: Mapped[str]

@@ -31,7 +31,7 @@ from sluice_retrieval.records.models import DocumentRow, GenerationRow
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.sources.patterns import PathFilter, PatternError
 from sluice_retrieval.sources.policy import SourcePolicy
-from sluice_retrieval.store.base import Generation, Store
+from sluice_retrieval.store.base import Store
 from sluice_retrieval.tasks.runner import TaskRunner
 from sluice_retrieval.text.lines import join_lines
 
@@ -104,13 +104,12 @@ class CorpusService:
         return pb.ListCorporaResponse(corpora=found[:size], next_page_token=token)
 
     async def DeleteCorpus(self, request: pb.DeleteCorpusRequest, call: Call) -> pb.DeleteCorpusResponse:
-        def remove(session: Session) -> list[Generation]:
+        def remove(session: Session) -> str:
             row = rows.get(session, call.tenant, corpus_id_of(request.name))
             task_rows.refuse_if_busy(session, call.tenant, request.name)
             return rows.remove(session, row)
 
-        for generation in await self._database.write(remove):
-            await self._store.delete(generation)
+        await self._store.drop(call.tenant, await self._database.write(remove))
         await self._on_delete(call.tenant)
         return pb.DeleteCorpusResponse()
 

@@ -16,13 +16,15 @@ import msgspec
 class Generation(msgspec.Struct, frozen=True):
     """Names a generation. `tenant` is who owns it, `corpus` the corpus's own id (not its name), `id` is unique.
 
-    `number` counts the generations of a corpus: a later one has a higher number.
+    `number` counts the generations of a corpus: a later one has a higher number. `dimensions` is the length of its dense
+    vectors, if it has any.
     """
 
     tenant: str
     corpus: str
     id: str
     number: int = 0
+    dimensions: int | None = None
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -95,11 +97,11 @@ class Store(Protocol):
         """Releases everything."""
 
     def build(
-        self, generation: Generation, dimensions: int | None, base: Generation | None = None, *, resume: bool = False
+        self, generation: Generation, base: Generation | None = None, *, resume: bool = False
     ) -> AbstractAsyncContextManager[Builder]:
         """Begins a generation: as a copy of `base`, or empty; with `resume`, goes on with what an earlier try left.
 
-        `dimensions` is of dense vectors, if any. Raises NotFoundError if the base is gone.
+        Raises NotFoundError if the base is gone.
         """
 
     async def search(self, generation: Generation, query: Query) -> list[Hit]:
@@ -116,6 +118,9 @@ class Store(Protocol):
 
     async def delete(self, generation: Generation) -> None:
         """Deletes a generation; one that is not there is fine."""
+
+    async def drop(self, tenant: str, corpus: str) -> None:
+        """Deletes every generation of a corpus (its own id)."""
 
     async def keep_only(self, generations: Sequence[Generation]) -> int:
         """Deletes every generation but these, which a crash may have left. Returns how many were deleted."""

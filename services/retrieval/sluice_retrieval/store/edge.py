@@ -56,7 +56,7 @@ class EdgeStore:
 
     @contextlib.asynccontextmanager
     async def build(
-        self, generation: Generation, dimensions: int | None, base: Generation | None = None, *, resume: bool = False
+        self, generation: Generation, base: Generation | None = None, *, resume: bool = False
     ) -> AsyncIterator[Builder]:
         """Begins a generation in a child of its own, which ends with the block."""
         folder = str(self._folder(generation))
@@ -66,7 +66,7 @@ class EdgeStore:
         await child.start()
         try:
             with _named():
-                await child.ask(wire.Create(folder, dimensions, copied, resume), wire.Done)
+                await child.ask(wire.Create(folder, generation.dimensions, copied, resume), wire.Done)
             yield _EdgeBuilder(child, folder)
         except BaseException:
             child.kill()
@@ -95,6 +95,13 @@ class EdgeStore:
         """Closes and removes the folder."""
         folder = self._folder(generation)
         await self._ask(wire.Release(str(folder)), wire.Done)
+        await asyncio.to_thread(shutil.rmtree, folder, True)
+
+    async def drop(self, tenant: str, corpus: str) -> None:
+        """Closes and removes the folder of the corpus."""
+        folder = self._folder(Generation(tenant, corpus, "any")).parent
+        for inner in await asyncio.to_thread(lambda: list(folder.glob("*"))):
+            await self._ask(wire.Release(str(inner)), wire.Done)
         await asyncio.to_thread(shutil.rmtree, folder, True)
 
     async def keep_only(self, generations: Sequence[Generation]) -> int:
