@@ -22,8 +22,6 @@ class ChatDialect(HttpSettings, frozen=True, forbid_unknown_fields=True, kw_only
     refused by name."""
     vendor_options: tuple[str, ...] = ()
     """Further names that requests may set in `vendor_options`."""
-    required_choice: str = "required"
-    """How it is said that the model must call some tool. Mistral says `any`."""
     effort: Literal["reasoning_effort", "reasoning", "enable_thinking", "thinking", "thinking_effort"] = (
         "reasoning_effort"
     )
@@ -33,6 +31,8 @@ class ChatDialect(HttpSettings, frozen=True, forbid_unknown_fields=True, kw_only
     reasoning_back: Literal["none", "reasoning_content", "reasoning", "reasoning_details", "content"] = "none"
     """Where the reasoning of earlier turns goes back to the server, which tool loops with thinking need at some: a
     field of the assistant's message, or a part of its content. `none`: it is left out."""
+    reasoning_required: bool = False
+    """Whether a message with tool calls is refused without reasoning: one that was made elsewhere gets a blank."""
     terminal: Literal["done", "finish_reason"] = "done"
     """What ends a stream: the event `[DONE]`, or, for servers that do not send it, a finish reason and then the end of
     the body."""

@@ -62,6 +62,7 @@ _VERBOSITY: Final = {
 _CHOICE: Final = {
     tool_pb2.TOOL_CHOICE_MODE_AUTO: "auto",
     tool_pb2.TOOL_CHOICE_MODE_NONE: "none",
+    tool_pb2.TOOL_CHOICE_MODE_REQUIRED: "required",
 }
 
 
@@ -92,7 +93,7 @@ def chat_body(request: pb.GenerateRequest, dialect: ChatDialect) -> dict[str, An
     if request.tools:
         body["tools"] = [_tool(tool, index) for index, tool in enumerate(request.tools)]
     if request.HasField("tool_choice"):
-        body["tool_choice"] = _tool_choice(request, dialect.required_choice)
+        body["tool_choice"] = _tool_choice(request)
     form = request.response_format.WhichOneof("kind")
     if form == "json":
         body["response_format"] = {"type": "json_object"}
@@ -220,6 +221,8 @@ def _assistant(message: message_pb2.Message, index: int, provider: str, dialect:
         written["content"] = ""
     if thoughts:
         _give_back(thoughts, written, index, dialect)
+    if calls and dialect.reasoning_required and dialect.reasoning_back not in written:
+        written[dialect.reasoning_back] = " "
     return written
 
 
@@ -281,10 +284,8 @@ def _tool(tool: tool_pb2.Tool, index: int) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _tool_choice(request: pb.GenerateRequest, required: str) -> str | dict[str, Any]:
+def _tool_choice(request: pb.GenerateRequest) -> str | dict[str, Any]:
     choice = request.tool_choice
-    if choice.mode == tool_pb2.TOOL_CHOICE_MODE_REQUIRED:
-        return required
     if choice.mode != tool_pb2.TOOL_CHOICE_MODE_NAMED:
         return _CHOICE[choice.mode]
     for tool in request.tools:

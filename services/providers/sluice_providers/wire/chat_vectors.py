@@ -39,6 +39,7 @@ class _Ranks(msgspec.Struct, gc=False):
     results: list[_Rank]
     model: str | None = None
     usage: _Usage | None = None
+    tokens: _Usage | None = None
     meta: _Meta | None = None
 
 
@@ -62,13 +63,13 @@ def add_vectors(integration: str, payload: bytes, count: int, response: pb.Embed
 def read_ranks(body: Any, model: str) -> pb.RerankResponse:
     """Returns the order of texts. `model` is the one asked, for servers that do not name it. Raises msgspec.DecodeError.
 
-    The form is Cohere's and Jina's, which the others have taken over: tokens stand in `usage`, or in `meta`.
+    The form is Cohere's and Jina's, which the others have taken over: tokens stand in `usage`, `tokens` or `meta`.
     """
     reply = msgspec.convert(body, _Ranks)
     response = pb.RerankResponse(model=reply.model or model)
     for row in reply.results:
         response.results.add(index=row.index, score=row.relevance_score)
-    counted = reply.usage or (reply.meta.tokens if reply.meta is not None else None)
+    counted = reply.usage or reply.tokens or (reply.meta.tokens if reply.meta is not None else None)
     tokens = (counted.prompt_tokens or counted.total_tokens or counted.input_tokens) if counted is not None else None
     if tokens:
         response.usage.input_tokens = tokens
