@@ -41,7 +41,7 @@ class ModelService:
                     pb.UnreachableIntegration(
                         integration=integration.id,
                         message=answer.message,
-                        missing_settings=missing.split(",") if missing else [],
+                        missing_settings=[name.strip() for name in missing.split(",") if name],
                     )
                 )
             else:
