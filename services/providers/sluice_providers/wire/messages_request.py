@@ -8,6 +8,7 @@ from sluice.chat.v1 import message_pb2, parameters_pb2, passage_pb2, tool_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.rpc import invalid_field
 from sluice_providers.options import VENDOR_PREFIX
+from sluice_providers.wire.messages_cache import PromptCache, mark
 from sluice_providers.wire.prompt import (
     encoded,
     media_type,
@@ -74,7 +75,12 @@ def unsupported(request: pb.GenerateRequest, names: Collection[str]) -> list[str
 
 
 def messages_body(
-    request: pb.GenerateRequest, *, integration: str, max_tokens: int, native_citations: bool
+    request: pb.GenerateRequest,
+    *,
+    integration: str,
+    max_tokens: int,
+    native_citations: bool,
+    prompt_cache: PromptCache,
 ) -> tuple[dict[str, Any], list[Source]]:
     """Returns the body of a request, without the stream switch, and the passages it hands over to be cited.
 
@@ -112,6 +118,7 @@ def messages_body(
         body["tool_choice"] = choice
     if request.HasField("parameters"):
         body |= vendor_options(request)
+    mark(body, prompt_cache)
     return body, sources
 
 

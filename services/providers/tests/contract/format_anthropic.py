@@ -163,8 +163,16 @@ def _models() -> Any:
         "server_tools": {**yes, "code_execution": yes, "web_search": yes},
         "thinking": {**yes, "types": kinds},
     }
-    rows = [row("b", max_input_tokens=200000, max_tokens=64000), row("a"), row("c", line="opus", capabilities=able)]
-    return {"data": rows, "first_id": "b", "last_id": "c", "has_more": False}
+    no: Any = {"supported": False}
+    some = able | {"citations": no, "structured_outputs": no, "thinking": {**no, "types": dict.fromkeys(kinds, no)}}
+    rows = [
+        row("b", max_input_tokens=200000, max_tokens=64000),
+        row("a"),
+        row("c", line="opus", capabilities=able),
+        row("d", capabilities=some, created_at="1970-01-01T00:00:00Z"),
+        row("gone", capabilities=able, lifecycle="retired"),
+    ]
+    return {"data": rows, "first_id": "b", "last_id": "gone", "has_more": False}
 
 
 def _cited() -> list[bytes]:
@@ -218,17 +226,24 @@ ANTHROPIC = Format(
     telling_error=(error_frame("Overloaded", "overloaded_error"), "UPSTREAM_OVERLOADED"),
     statuses=(
         (400, "invalid_request_error", None, "UPSTREAM_INVALID_ARGUMENT"),
+        (400, "invalid_request_error", "organization_on_hold", "UPSTREAM_PERMISSION"),
+        (400, "invalid_request_error", "cmek_key_disabled", "UPSTREAM_PERMISSION"),
+        (400, "invalid_request_error", "of_tomorrow", "UPSTREAM_INVALID_ARGUMENT"),
         (401, "authentication_error", None, "UPSTREAM_AUTHENTICATION"),
         (402, "billing_error", None, "UPSTREAM_QUOTA_EXHAUSTED"),
+        (402, "billing_error", "linked_organization_billing_unavailable", "UPSTREAM_QUOTA_EXHAUSTED"),
         (403, "permission_error", None, "UPSTREAM_PERMISSION"),
         (404, "not_found_error", None, "MODEL_NOT_FOUND"),
         (408, "timeout_error", None, "UPSTREAM_TIMEOUT"),
+        (409, "conflict_error", None, "UPSTREAM_UNAVAILABLE"),
         (413, "request_too_large", None, "CONTEXT_TOO_LONG"),
         (429, "rate_limit_error", None, "UPSTREAM_RATE_LIMITED"),
+        (429, "rate_limit_error", "ramp_limit_exceeded", "UPSTREAM_RATE_LIMITED"),
         (429, "rate_limit_error", "enforced_spend_limit_reached", "UPSTREAM_QUOTA_EXHAUSTED"),
         (500, "api_error", None, "UPSTREAM_UNAVAILABLE"),
         (502, "api_error", None, "UPSTREAM_UNAVAILABLE"),
         (503, "api_error", None, "UPSTREAM_UNAVAILABLE"),
+        (503, "api_error", "cmek_context_unavailable", "UPSTREAM_UNAVAILABLE"),
         (504, "timeout_error", None, "UPSTREAM_TIMEOUT"),
         (529, "overloaded_error", None, "UPSTREAM_OVERLOADED"),
     ),
@@ -238,6 +253,8 @@ ANTHROPIC = Format(
     model_facts={
         "a": {"display_name": "A"},
         "b": {"display_name": "B", "context_window": 200000, "max_output_tokens": 64000},
+        "c": {"display_name": "C", "family": "opus"},
+        "d": {"display_name": "D", "family": ""},
     },
     capabilities={
         "a": frozenset({_C.CAPABILITY_STREAMING, _C.CAPABILITY_TOOLS}),
@@ -252,6 +269,7 @@ ANTHROPIC = Format(
                 _C.CAPABILITY_CITATIONS,
             }
         ),
+        "d": frozenset({_C.CAPABILITY_STREAMING, _C.CAPABILITY_TOOLS, _C.CAPABILITY_IMAGES}),
     },
     parameters=options.PARAMETERS & messages_request.OPTIONS,
     vendor_option=("service_tier", "auto"),

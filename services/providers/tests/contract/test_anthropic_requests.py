@@ -15,6 +15,8 @@ from .format_anthropic import ANTHROPIC
 from .subject import asking, subject
 from .upstream import Upstream
 
+KEPT = {"type": "ephemeral"}
+
 
 async def test_minimal_effort_is_refused(transport: str, upstream: Upstream, tmp_path: Path) -> None:
     settings = {"adapter": "anthropic", **ANTHROPIC.settings(upstream.url)}
@@ -40,7 +42,7 @@ async def test_the_anthropic_body(transport: str, upstream: Upstream, tmp_path: 
     assert upstream.last.json == {
         "model": wire.model,
         "max_tokens": 77,
-        "system": "Be brief.",
+        "system": [{"type": "text", "text": "Be brief.", "cache_control": KEPT}],
         "messages": [
             {
                 "role": "user",
@@ -59,8 +61,8 @@ async def test_the_anthropic_body(transport: str, upstream: Upstream, tmp_path: 
                     {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Ærø"}},
                 ],
             },
-            {"role": "user", "content": [failed]},
-            {"role": "user", "content": [{"type": "text", "text": "And now?"}]},
+            {"role": "user", "content": [{**failed, "cache_control": KEPT}]},
+            {"role": "user", "content": [{"type": "text", "text": "And now?", "cache_control": KEPT}]},
         ],
         "stop_sequences": ["END"],
         "thinking": {"type": "adaptive", "display": "summarized"},
@@ -68,7 +70,15 @@ async def test_the_anthropic_body(transport: str, upstream: Upstream, tmp_path: 
             "effort": "low",
             "format": {"type": "json_schema", "schema": {"type": "object", "properties": {}}},
         },
-        "tools": [{"name": "weather", "description": "Tells the weather", "input_schema": schema, "strict": True}],
+        "tools": [
+            {
+                "name": "weather",
+                "description": "Tells the weather",
+                "input_schema": schema,
+                "strict": True,
+                "cache_control": KEPT,
+            }
+        ],
         "tool_choice": {"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
         "service_tier": "auto",
         "metadata": {"user_id": "u1"},
