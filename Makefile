@@ -11,11 +11,11 @@ SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/
 TESTS := $(wildcard libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen lock fmt lint types test check demo bench clean release
+.PHONY: help setup gen lock fmt lint types test test-peers check demo bench clean release
 
 help: ## show this list
 	@echo "Sluice: make <target>"
-	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{ printf "  %-10s %s\n", $$1, $$2 }'
 
 setup: ## make .venv with every pinned package and the members (does nothing when up to date)
 	@$(PYTHON) scripts/setup.py
@@ -48,6 +48,9 @@ types: setup ## mypy --strict over everything that ships, then over the tests
 test: setup ## every test; ARGS="-k word" chooses
 	@echo "test: pytest"
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-peers: setup ## the adapters against an independent mock of the vendors (needs Node and npm)
+	@$(BIN)/python scripts/peers.py $(ARGS)
 
 check: setup ## what CI runs: generated code and locks current, lint, types, compatibility, every test
 	@echo "check: generated code"
