@@ -53,6 +53,8 @@ _FIRST_PAUSE: Final = 0.1
 _MAX_PAUSE: Final = 4.0
 _MAX_ASKED_PAUSE: Final = 30.0
 _CANCEL_SECONDS: Final = 1.0
+_giving_up: Final[set[asyncio.Task[None]]] = set()
+"""Keeps tasks that nobody awaits any more from being collected."""
 
 
 def wanted(request: pb.GenerateRequest, integration: str, choice: Choice | None, *, own: bool) -> bool:
@@ -214,8 +216,16 @@ class _Job:
 
     async def _cancel(self) -> None:
         """Tells the vendor that nobody will read the answer. Whether it heard is not waited for long."""
+        # A task of its own: a limit of time and the end of the call may both cancel this one.
+        task = asyncio.create_task(self._give_up())
+        _giving_up.add(task)
+        task.add_done_callback(_giving_up.discard)
+        await asyncio.shield(task)
+
+    async def _give_up(self) -> None:
         path = self._path("/cancel")
-        with contextlib.suppress(SluiceError, aiohttp.ClientError, TimeoutError):
+        # A RuntimeError says that the adapter was closed meanwhile.
+        with contextlib.suppress(SluiceError, aiohttp.ClientError, TimeoutError, RuntimeError):
             async with asyncio.timeout(_CANCEL_SECONDS):
                 await self._adapter.upstream.fetch("POST", path, await self._adapter.authorize(path, b""))
 

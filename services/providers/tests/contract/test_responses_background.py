@@ -1,0 +1,309 @@
+"""Background answers: a job at the vendor is followed to its end over broken connections, and given up by name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sluice.chat.v1 import parameters_pb2
+from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_providers import responses
+from sluice_providers.wire.responses_request import Sealed, seal
+
+from .conftest import Start
+from .format_openai import refusal
+from .format_responses import RESPONSES, call, called, failed, frames, message, said, text, thinking, thought
+from .job import Job, close, head_alone, hold, nothing, properly, state
+from .responding import joined, reasoning_of, returning
+from .subject import Subject, asking, failure_of, text_of
+from .upstream import Connection, Request, Upstream, stream
+from .wire_format import Format
+
+OUTPUT = [
+    thought("Let me think.", sealed=None),
+    message("Hello there", index=1),
+    call("call_1", "weather", '{"city":"Ærø"}'),
+]
+FRAMES = frames(
+    thinking(0, ("Let me ", "think."), sealed=None)
+    + said(1, "Hello ", "there")
+    + called(2, OUTPUT[2], '{"city":', '"Ærø"}'),
+    OUTPUT,
+)
+
+
+@pytest.fixture
+def wire() -> Format:
+    return RESPONSES
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "_FIRST_PAUSE", 0.001)
+
+
+def background(**fields: Any) -> pb.GenerateRequest:
+    """A request for an answer in the background."""
+    return asking("vendor", RESPONSES.model, background=True, **fields)
+
+
+async def unbroken(subject: Subject, upstream: Upstream) -> Any:
+    """Returns what the answer amounts to where nothing breaks."""
+    upstream.answer(Job(FRAMES))
+    return joined(await subject.generate(background()))
+
+
+async def test_a_background_answer(start: Start, upstream: Upstream) -> None:
+    async with start() as subject:
+        low = parameters_pb2.GenerationParameters(reasoning_effort=parameters_pb2.REASONING_EFFORT_LOW)
+        upstream.answer(Job(FRAMES))
+        events = await subject.generate(background(parameters=low))
+    (request,) = upstream.requests
+    body = request.json
+    assert (body["background"], body["stream"], body["store"]) == (True, True, True)
+    assert "include" not in body, "the vendor refuses sealed reasoning of what it stores"
+    assert text_of(events, 1) == "Hello there"
+    assert reasoning_of(events) == ("Let me think.", seal(Sealed("rs_0")))
+
+
+async def test_reasoning_that_the_vendor_keeps_goes_back_by_its_id(start: Start, upstream: Upstream) -> None:
+    upstream.answer(stream(text("Hello")))
+    async with start() as subject:
+        await subject.generate(returning("vendor", seal(Sealed("rs_0"))))
+    summary = [{"type": "summary_text", "text": "Hm."}]
+    assert upstream.last.json["input"][1] == {"type": "reasoning", "id": "rs_0", "summary": summary}
+
+
+@pytest.mark.parametrize("how", [close, properly], ids=["closed", "ended"])
+@pytest.mark.parametrize("part", [0, 1, 40])
+async def test_broken_at_every_event_it_gives_the_same_answer(
+    how: Callable[[Connection], Any], part: int, start: Start, upstream: Upstream
+) -> None:
+    async with start() as subject:
+        whole = await unbroken(subject, upstream)
+        for count in range(1, len(FRAMES)):
+            job = Job(FRAMES, count)
+            job.part = FRAMES[count][:part]
+            job.breaks = how
+            upstream.answer(job)
+            assert joined(await subject.generate(background())) == whole
+            assert job.journal == ["start", "attach"]
+
+
+async def test_a_stream_that_breaks_at_each_event_is_followed_to_its_end(start: Start, upstream: Upstream) -> None:
+    async with start() as subject:
+        whole = await unbroken(subject, upstream)
+        job = Job(FRAMES, *([1] * len(FRAMES)))
+        upstream.answer(job)
+        assert joined(await subject.generate(background())) == whole
+    assert job.journal == ["start"] + ["attach"] * (len(FRAMES) - 1)
+
+
+async def test_events_that_come_again_are_read_over(start: Start, upstream: Upstream) -> None:
+    """A vendor that starts over, whatever it is asked."""
+    async with start() as subject:
+        whole = await unbroken(subject, upstream)
+        for count in range(1, len(FRAMES)):
+            job = Job(FRAMES, count)
+            job.attaching = stream(FRAMES)
+            upstream.answer(job)
+            assert joined(await subject.generate(background())) == whole
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 503])
+async def test_where_no_stream_can_be_attached_to_the_state_is_asked_for(
+    status: int, start: Start, upstream: Upstream
+) -> None:
+    async with start() as subject:
+        whole = await unbroken(subject, upstream)
+        for count in range(1, len(FRAMES)):
+            job = Job(FRAMES, count)
+            job.attaching = refusal(status)
+            job.states = [state("in_progress"), state("completed", OUTPUT)]
+            upstream.answer(job)
+            assert joined(await subject.generate(background())) == whole
+            assert job.journal == ["start", "attach", "ask", "ask"]
+
+
+async def test_streams_that_lead_nowhere_are_given_up_for_the_state(start: Start, upstream: Upstream) -> None:
+    async with start() as subject:
+        whole = await unbroken(subject, upstream)
+        for attaching in (nothing, head_alone, stream([])):
+            job = Job(FRAMES, 7)
+            job.attaching = attaching
+            job.states = [state("completed", OUTPUT)]
+            upstream.answer(job)
+            assert joined(await subject.generate(background())) == whole
+            tries = job.journal.count("attach")
+            assert job.journal == ["start", *["attach"] * tries, "ask"]
+            # Asking twice where nothing at all came back is the HTTP client's own doing, and changes nothing.
+            assert tries == responses.ATTACHES or (attaching is nothing and tries >= responses.ATTACHES)
+
+
+async def test_without_numbers_the_state_is_asked_for(start: Start, upstream: Upstream) -> None:
+    bare = [frame.replace(b'"sequence_number"', b'"unnumbered"') for frame in FRAMES]
+    async with start() as subject:
+        whole = await unbroken(subject, upstream)
+        job = Job(bare, 7)
+        job.states = [state("completed", OUTPUT)]
+        upstream.answer(job)
+        assert joined(await subject.generate(background())) == whole
+    assert job.journal == ["start", "ask"]
+
+
+async def test_a_whole_answer_is_asked_for_until_it_is_there(start: Start, upstream: Upstream) -> None:
+    async with start() as subject:
+        whole = await unbroken(subject, upstream)
+        job = Job([])
+        job.states = [state("queued"), state("in_progress"), state("completed", OUTPUT)]
+        upstream.answer(job)
+        assert joined(await subject.generate(background(whole=True))) == whole
+    assert job.journal == ["start", "ask", "ask", "ask"]
+    body = upstream.requests[1].json
+    assert (body["background"], body["store"]) == (True, True)
+    assert "stream" not in body
+
+
+async def test_questions_that_fail_are_asked_again_a_few_times(start: Start, upstream: Upstream) -> None:
+    async with start() as subject:
+        job = Job([])
+        job.states = [
+            refusal(503),
+            refusal(429),
+            nothing,
+            state("in_progress"),
+            refusal(500),
+            state("completed", OUTPUT),
+        ]
+        upstream.answer(job)
+        assert text_of(await subject.generate(background(whole=True))) == "Hello there"
+        job = Job([])
+        job.states = [refusal(503)] * (responses.POLLS + 1)
+        upstream.answer(job)
+        error = await failure_of(subject, background(whole=True))
+    assert error.reason_name == "UPSTREAM_UNAVAILABLE"
+    assert job.states == []
+    assert job.journal[-1] == "cancel"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(401, "UPSTREAM_AUTHENTICATION"), (404, "UPSTREAM_UNAVAILABLE"), (302, "INTEGRATION_MISCONFIGURED")],
+)
+async def test_questions_that_are_refused_end_it(status: int, reason: str, start: Start, upstream: Upstream) -> None:
+    async with start() as subject:
+        job = Job([])
+        job.states = [refusal(status)]
+        upstream.answer(job)
+        assert (await failure_of(subject, background(whole=True))).reason_name == reason
+    assert job.journal == ["start", "ask", "cancel"]
+
+
+@pytest.mark.parametrize("ending", ["failed", "cancelled"])
+async def test_a_job_that_fails_is_not_cancelled(ending: str, start: Start, upstream: Upstream) -> None:
+    error = {"code": "rate_limit_exceeded", "message": "no"} if ending == "failed" else None
+    reason = "UPSTREAM_RATE_LIMITED" if error else "UPSTREAM_UNAVAILABLE"
+    async with start() as subject:
+        job = Job([])
+        job.states = [state(ending, error=error)]
+        upstream.answer(job)
+        assert (await failure_of(subject, background(whole=True))).reason_name == reason
+        assert job.journal == ["start", "ask"]
+        job = Job([*FRAMES[:5], failed("rate_limit_exceeded")])
+        upstream.answer(job)
+        assert (await failure_of(subject, background())).reason_name == "UPSTREAM_RATE_LIMITED"
+        assert job.journal == ["start"]
+
+
+async def test_a_stream_that_breaks_before_the_job_has_an_id(start: Start, upstream: Upstream) -> None:
+    async with start() as subject:
+        for how in (close, properly):
+            job = Job(FRAMES, 0)
+            job.breaks = how
+            upstream.answer(job)
+            assert (await failure_of(subject, background())).reason_name == "UPSTREAM_PROTOCOL_ERROR"
+            assert job.journal == ["start"]
+
+
+def stalled() -> Job:
+    """A job that says some of its answer, and then nothing."""
+    job = Job(FRAMES, 16)
+    job.breaks = hold
+    return job
+
+
+async def test_cancelling_cancels_the_job(start: Start, upstream: Upstream) -> None:
+    job = stalled()
+    upstream.answer(job)
+    async with start() as subject:
+        task = asyncio.create_task(subject.generate(background()))
+        await asyncio.wait_for(subject.progress.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(job.cancelled.wait(), 5)
+        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
+    assert job.journal == ["start", "cancel"]
+
+
+async def test_cancelling_while_its_state_is_asked_for(start: Start, upstream: Upstream) -> None:
+    asked = asyncio.Event()
+
+    async def silent(connection: Connection, _: Request) -> None:
+        asked.set()
+        await connection.hold()
+
+    job = Job([])
+    job.states = [silent]
+    upstream.answer(job)
+    async with start() as subject:
+        task = asyncio.create_task(subject.generate(background(whole=True)))
+        await asyncio.wait_for(asked.wait(), 5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(job.cancelled.wait(), 5)
+    assert job.journal == ["start", "ask", "cancel"]
+
+
+async def test_limits_of_time_cancel_the_job(start: Start, upstream: Upstream) -> None:
+    for settings, timeout, reason in (
+        ({"idle_seconds": 0.2}, 20.0, "UPSTREAM_TIMEOUT"),
+        ({}, 1.5, "DEADLINE_EXCEEDED"),
+    ):
+        job = stalled()
+        upstream.answer(job)
+        async with start(**settings) as subject:
+            assert (await failure_of(subject, background(), timeout)).reason_name == reason
+            await asyncio.wait_for(job.cancelled.wait(), 5)
+        assert job.journal == ["start", "cancel"]
+
+
+async def test_a_vendor_that_does_not_hear_the_cancelling_holds_nobody_up(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "_CANCEL_SECONDS", 0.05)
+
+    async def silent(connection: Connection, _: Request) -> None:
+        await connection.hold()
+
+    for cancelling in (silent, refusal(500)):
+        job = stalled()
+        job.cancelling = cancelling
+        upstream.answer(job)
+        async with start(idle_seconds=0.2) as subject:
+            assert (await failure_of(subject, background())).reason_name == "UPSTREAM_TIMEOUT"
+        assert job.journal == ["start", "cancel"]
+
+
+async def test_frames_that_break_the_format_end_the_job(start: Start, upstream: Upstream) -> None:
+    """What cannot be read once cannot be read again."""
+    async with start() as subject:
+        for frame in RESPONSES.garbled.values():
+            job = Job([FRAMES[0], frame])
+            upstream.answer(job)
+            assert (await failure_of(subject, background())).reason_name == "UPSTREAM_PROTOCOL_ERROR"
+            assert job.journal == ["start", "cancel"]
