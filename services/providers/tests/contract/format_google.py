@@ -125,6 +125,15 @@ MODELS = {
             "maxTemperature": 2,
             "thinking": True,
         },
+        {
+            "name": f"models/{MODEL}",
+            "version": "3-flash",
+            "displayName": "Gemini 3 Flash Test",
+            "inputTokenLimit": 1048576,
+            "outputTokenLimit": 65536,
+            "supportedGenerationMethods": ["generateContent", "countTokens", "createCachedContent"],
+            "thinking": True,
+        },
     ]
 }
 _C = model_pb2.Capability
@@ -202,10 +211,20 @@ GOOGLE = Format(
     model_facts={
         "a": {"display_name": "A", "context_window": 1048576, "max_output_tokens": 65536, "owned_by": "google"},
         "b": {"display_name": "B", "context_window": 2048},
+        MODEL: {"display_name": "Gemini 3 Flash Test", "family": "gemini"},
     },
     capabilities={
         "a": frozenset({_C.CAPABILITY_STREAMING, _C.CAPABILITY_REASONING}),
         "b": frozenset({_C.CAPABILITY_EMBEDDINGS}),
+        MODEL: frozenset(
+            {
+                _C.CAPABILITY_STREAMING,
+                _C.CAPABILITY_REASONING,
+                _C.CAPABILITY_TOOLS,
+                _C.CAPABILITY_STRUCTURED_OUTPUT,
+                _C.CAPABILITY_IMAGES,
+            }
+        ),
     },
     parameters=options.PARAMETERS & gemini_request.OPTIONS,
     vendor_option=("top_k", 40),
