@@ -70,6 +70,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Returns the same settings with absolute paths, made by `resolve`."""
         return self
 
+    def kept_in(self, folder: Callable[[], Path]) -> Self:
+        """Returns the same settings, knowing the folder for what the integration keeps, if it keeps anything.
+
+        `folder` returns it, below the state folder; nothing is made there yet.
+        """
+        return self
+
 
 class Emitter(Protocol):
     """Where an adapter's events go: the servicer's side of one attempt."""

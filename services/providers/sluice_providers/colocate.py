@@ -24,6 +24,7 @@ def make(document: ConfigDocument, integration: str) -> tuple[Servicer, Settings
     except ModuleNotFoundError as error:
         raise document.error(f"{path}.adapter", f"the adapter '{name}' needs the package {error.name}") from None
     settings = document.section(path, kind.adapter.Settings, kind.defaults).resolved(document.resolve)
+    settings = settings.kept_in(lambda: document.state_dir() / "providers" / integration)
     try:
         adapter = kind.adapter(integration, settings)
     except ValueError as error:

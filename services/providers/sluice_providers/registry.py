@@ -19,6 +19,7 @@ PROVIDERS_GROUP: Final = "sluice.providers"
 REGISTRY: Final[Mapping[str, str]] = {
     "anthropic": "sluice_providers.adapters.anthropic:AnthropicAdapter",
     "bedrock": "sluice_providers.adapters.bedrock:BedrockAdapter",
+    "copilot": "sluice_providers.adapters.copilot:CopilotAdapter",
     "extractive": "sluice_providers.adapters.extractive:ExtractiveAdapter",
     "google": "sluice_providers.adapters.google:GoogleAdapter",
     "ollama": "sluice_providers.adapters.ollama:OllamaAdapter",

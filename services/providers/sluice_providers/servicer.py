@@ -179,7 +179,14 @@ class Servicer:
         async def show(challenge: sign_in_pb2.SignInChallenge) -> None:
             await _sent(send(pb.SignInResponse(step=sign_in_pb2.SignInStep(challenge=challenge))))
 
-        account = await self._guarded(self.adapter.sign_in(show))
+        try:
+            # What fails here says nothing about a credential that is there already.
+            async with asyncio.timeout_at(call.deadline) as scope:
+                account = await self._guarded(self.adapter.sign_in(show), remember=False)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise make_error(ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED, "the call's deadline passed") from None
         await _sent(send(pb.SignInResponse(step=sign_in_pb2.SignInStep(done=sign_in_pb2.SignInDone(account=account)))))
 
     async def _within(self, work: Awaitable[T], call: Call) -> T:
@@ -206,16 +213,18 @@ class Servicer:
 
         return await self._guarded(limited())
 
-    async def _guarded(self, work: Awaitable[T]) -> T:
+    async def _guarded(self, work: Awaitable[T], *, remember: bool = True) -> T:
         """The one seam at which foreign exceptions become ours."""
         try:
             result = await work
         except SluiceError as error:
-            self._remember(error)
+            if remember:
+                self._remember(error)
             raise
         except Exception as error:  # noqa: BLE001 - the seam: what is not known is logged under an id, never passed on
             failure = self.adapter.failure(error) or from_exception(error, self.integration) or _defect(error)
-            self._remember(failure)
+            if remember:
+                self._remember(failure)
             raise failure from None
         self._last_error = ErrorReason.ERROR_REASON_UNSPECIFIED
         self._last_detail = ""

@@ -1,0 +1,1 @@
+"""Signing in at vendors that want a person's consent, and keeping what that yields."""
