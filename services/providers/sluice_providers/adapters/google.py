@@ -3,8 +3,8 @@
 import asyncio
 import importlib
 import re
-from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from collections.abc import Awaitable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -25,6 +25,8 @@ from sluice_providers.wire.gemini_stream import GeminiStream
 
 if TYPE_CHECKING:
     from google import genai
+
+T = TypeVar("T")
 
 _SDK: Final = "google.genai"
 _GEMINI_API: Final = "https://generativelanguage.googleapis.com"
@@ -78,7 +80,7 @@ class GoogleAdapter(HttpAdapter):
         self._key = settings.api_key
         if self._key.missing and settings.other_api_key is not None and not settings.other_api_key.missing:
             self._key = settings.other_api_key
-        self._credentials = Credentials(settings, self.upstream.tls) if settings.project else None
+        self._credentials = Credentials(settings) if settings.project else None
         self._session: aiohttp.ClientSession | None = None
         self._module: Any = None
         self._client: Any = None
@@ -141,6 +143,8 @@ class GoogleAdapter(HttpAdapter):
             self._client.close()
         if self._session is not None:
             await self._session.close()
+        if self._credentials is not None:
+            self._credentials.close()
 
     def missing(self) -> tuple[str, ...]:
         if self._credentials is None and self._key.missing:
@@ -196,7 +200,7 @@ class GoogleAdapter(HttpAdapter):
         size = max(1, self.settings.embed_batch)
         for start in range(0, len(request.texts), size):
             contents: Any = gemini_models.embed_contents(request, request.texts[start : start + size])
-            reply = await sdk.aio.models.embed_content(model=model, contents=contents, config=config)
+            reply = await self._read(sdk.aio.models.embed_content(model=model, contents=contents, config=config))
             rows = reply.embeddings or []
             if len(rows) != len(contents) or not all(row.values for row in rows):
                 raise protocol_error(self.integration, "the vectors do not match the texts")
@@ -238,12 +242,23 @@ class GoogleAdapter(HttpAdapter):
 
     async def list_models(self) -> list[model_pb2.Model]:
         sdk = await self._ready()
-        return [gemini_models.model_of(row) async for row in await sdk.aio.models.list(config={"page_size": _PAGE})]
+
+        async def every_page() -> list[model_pb2.Model]:
+            return [gemini_models.model_of(row) async for row in await sdk.aio.models.list(config={"page_size": _PAGE})]
+
+        return await self._read(every_page())
 
     async def ping(self) -> str:
         sdk = await self._ready()
-        await sdk.aio.models.list(config={"page_size": 1})
+        await self._read(sdk.aio.models.list(config={"page_size": 1}))
         return ""
+
+    async def _read(self, work: Awaitable[T]) -> T:
+        """Awaits a call of the SDK, which reads replies without looking what they are."""
+        try:
+            return await work
+        except (AttributeError, KeyError, TypeError):
+            raise protocol_error(self.integration, "a reply is not what its format promises") from None
 
     async def _ready(self) -> "genai.Client":
         """Returns the SDK's client, for everything but tokens; its credentials are fresh."""

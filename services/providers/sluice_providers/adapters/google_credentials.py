@@ -2,7 +2,6 @@
 
 import asyncio
 import importlib
-import ssl
 from typing import Any, Final
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -15,8 +14,9 @@ _SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
 class Credentials:
     """The credentials of one integration."""
 
-    def __init__(self, settings: HttpSettings, tls: ssl.SSLContext) -> None:
+    def __init__(self, settings: HttpSettings) -> None:
         self._settings = settings
+        self._session: Any = None
         self._request: Any = None
         self._errors: Any = None
         self._refreshing: asyncio.Future[None] | None = None
@@ -29,7 +29,7 @@ class Credentials:
         """Looks for credentials: a file, those of the gcloud command, the metadata server. To be run in a thread."""
         auth = importlib.import_module("google.auth")
         self._errors = importlib.import_module("google.auth.exceptions")
-        session = importlib.import_module("requests").Session()
+        session = self._session = importlib.import_module("requests").Session()
         # The same rules as elsewhere: no proxy but the configured one, no other authorities.
         session.trust_env = False
         if self._settings.proxy:
@@ -41,6 +41,11 @@ class Credentials:
             self.found, _ = auth.default(scopes=[_SCOPE], request=self._request)
         except self._errors.DefaultCredentialsError:
             self.missing = True
+
+    def close(self) -> None:
+        """Ends the connections to the server that gives out tokens."""
+        if self._session is not None:
+            self._session.close()
 
     async def headers(self) -> dict[str, str]:
         """Returns the headers that authorize a request. Raises exceptions of the library; see `failure`."""
