@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _SHOWN_AT_ONCE: Final = 4
 _TOO_LONG: Final = ("context length", "context size")
+_BUSY: Final = "maximum pending requests"
 _CAPABILITIES: Final = {
     "completion": model_pb2.CAPABILITY_STREAMING,
     "tools": model_pb2.CAPABILITY_TOOLS,
@@ -139,11 +140,14 @@ class OllamaAdapter(HttpAdapter):
         return ollama_request.unsupported(request, options)
 
     def reason_of(self, body: Any) -> Reason | None:
-        """The vendor's errors are sentences without a code: a prompt that is too long is known by its words alone."""
+        """The vendor's errors are sentences without a code: a prompt that is too long is known by its words alone, and
+        a full queue shares its status with proxies that find no server."""
         text = body.get("error") if isinstance(body, dict) else None
-        if isinstance(text, str) and any(sign in text for sign in _TOO_LONG):
+        if not isinstance(text, str):
+            return None
+        if any(sign in text for sign in _TOO_LONG):
             return ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG
-        return None
+        return ErrorReason.ERROR_REASON_UPSTREAM_OVERLOADED if _BUSY in text else None
 
     async def generate(self, request: pb.GenerateRequest, emitter: Emitter) -> None:
         settings: OllamaSettings = self.settings
@@ -154,9 +158,7 @@ class OllamaAdapter(HttpAdapter):
             num_ctx=settings.num_ctx,
             keep_alive=settings.keep_alive,
         )
-        await self.exchange(
-            "/api/chat", body, request, emitter, lambda _: OllamaStream(self.integration), JSON_LINES
-        )
+        await self.exchange("/api/chat", body, request, emitter, lambda _: OllamaStream(self.integration), JSON_LINES)
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         settings: OllamaSettings = self.settings

@@ -1,9 +1,9 @@
 """Where a request to Anthropic says that its beginning may be kept: prompt caching of the stable prefix.
 
 Read from a cache, a prefix costs a tenth; to write it costs a quarter more. So marks stand only behind what comes again
-as it is: the tools, the system instruction, the turns before the question, and in a loop of tool calls everything,
-since each of its steps repeats the one before. The question itself is not marked outside of such a loop: the passages
-with it stand beside the next question instead.
+as it is: the tools, the system instruction, the turns before the question, and where tools are offered everything,
+since each step of a loop of calls repeats the one before. Without tools the question is not marked: the passages that
+stand with it will stand beside the next question instead.
 
 A prefix below the model's minimum (1024 to 4096 tokens) is processed as if it had no mark, without an error, so nothing
 is measured here (https://platform.claude.com/docs/en/build-with-claude/prompt-caching).

@@ -24,6 +24,10 @@ _FINISH: Final = {
 }
 
 
+# The vendor may add kinds, which are to be passed over (https://platform.claude.com/docs/en/api/versioning).
+_DELTAS: Final = frozenset({"text_delta", "thinking_delta", "signature_delta", "input_json_delta", "citations_delta"})
+
+
 class _Citation(msgspec.Struct, gc=False):
     type: str = ""
     search_result_index: int = -1
@@ -110,6 +114,7 @@ class MessagesStream:
         self._request_id = request_id
         self._sources = sources
         self._open: dict[int, _Open] = {}
+        self._unknown: set[int] = set()  # blocks of kinds that nobody asked for, or of tomorrow
         self._next = 0
         self._last_kind = ""
         self._text_bytes = 0  # of the block of text that grows; counted only where spans are needed
@@ -132,6 +137,8 @@ class MessagesStream:
                 delta = event.delta
                 found = self._open.get(event.index)
                 if delta is None or found is None:
+                    if event.index in self._unknown:
+                        continue
                     raise protocol_error(self._integration, "a delta of no block")
                 if delta.type == "text_delta" and found.kind == "text":
                     if self._joined is not found:
@@ -206,6 +213,7 @@ class MessagesStream:
     def _begin(self, batch: pb.GenerateResponse, index: int, block: _Block) -> _Open | None:
         kind = block.type
         if kind not in ("text", "thinking", "redacted_thinking", "tool_use"):
+            self._unknown.add(index)
             return None
         if not (kind == "text" and self._last_kind == "text"):
             self._next += 1
@@ -253,7 +261,7 @@ class MessagesStream:
             thought = batch.events.add().reasoning_delta
             thought.block_index = found.block
             thought.state = (delta.signature or "").encode()
-        else:
+        elif delta.type in _DELTAS:
             raise protocol_error(self._integration, "a delta of another kind than its block")
 
     def _end(self, batch: pb.GenerateResponse, index: int) -> None:

@@ -220,6 +220,7 @@ ANTHROPIC = Format(
         b"id: 7\n\n",
         event({"type": "ping"}),
         event({"type": "from_the_future", "index": 3}),
+        *block(99, {"type": "block_of_tomorrow", "state": [1]}, {"type": "delta_of_tomorrow", "state": 2}),
     ],
     refusal=refusal,
     error_frame=error_frame,

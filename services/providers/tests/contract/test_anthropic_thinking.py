@@ -119,6 +119,21 @@ async def test_a_loop_of_several_steps(as_whole: bool, transport: str, upstream:
     ]
 
 
+async def test_kinds_of_tomorrow_are_passed_over(transport: str, upstream: Upstream, tmp_path: Path) -> None:
+    settings = {"adapter": "anthropic", **ANTHROPIC.settings(upstream.url)}
+    text = {"type": "text", "text": ""}
+    known = {"type": "text_delta", "text": "Hello"}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        new = {"type": "delta_of_tomorrow", "state": 7}
+        upstream.answer(ANTHROPIC.stream([start(), *block(0, text, known, new), *end("end_turn")]))
+        assert text_of(await running.generate(asking("vendor", "claude"))) == "Hello"
+        wrong = {"type": "thinking_delta", "thinking": "x"}
+        upstream.answer(ANTHROPIC.stream([start(), *block(0, text, known, wrong), *end("end_turn")]))
+        error = (await running.outcome(asking("vendor", "claude"))).error
+    assert error is not None
+    assert error.reason_name == "UPSTREAM_PROTOCOL_ERROR"
+
+
 async def test_another_providers_thinking_stays_away(transport: str, upstream: Upstream, tmp_path: Path) -> None:
     """A turn in which nothing else is left is left out as a whole."""
     upstream.answer(ANTHROPIC.stream(ANTHROPIC.text("Hello")))

@@ -218,6 +218,17 @@ async def test_a_model_that_was_only_loaded_gave_no_answer(transport: str, upstr
         assert (await failure_of(running, asking("vendor", MODEL, whole=True))).reason_name == "UPSTREAM_PROTOCOL_ERROR"
 
 
+async def test_a_full_queue_is_told_from_a_server_that_is_not_there(
+    transport: str, upstream: Upstream, tmp_path: Path
+) -> None:
+    async with subject(transport, "vendor", settings_of(upstream), tmp_path) as running:
+        busy = "server busy, please try again. maximum pending requests exceeded"
+        upstream.answer(OLLAMA.refusal(503, message=busy))
+        assert (await failure_of(running, asking("vendor", MODEL))).reason_name == "UPSTREAM_OVERLOADED"
+        upstream.answer(OLLAMA.refusal(503))
+        assert (await failure_of(running, asking("vendor", MODEL))).reason_name == "UPSTREAM_UNAVAILABLE"
+
+
 async def test_a_key_goes_along_where_there_is_one(transport: str, upstream: Upstream, tmp_path: Path) -> None:
     upstream.answer(OLLAMA.stream(OLLAMA.text("Hello")))
     more = {"api_key": "k-1", "headers": {"X-Team": "blue"}}
