@@ -18,6 +18,7 @@ from sluice_client.health import HealthStream
 from sluice_client.pages import Pager
 from sluice_client.requests import question
 from sluice_client.retry import RetryPolicy
+from sluice_client.sign_in import SignInStream
 from sluice_client.streams import ChatStream, TaskStream
 from sluice_kit.fold import Fold
 
@@ -29,6 +30,7 @@ __all__ = [
     "NumberedTaskEvent",
     "Pager",
     "RetryPolicy",
+    "SignInStream",
     "SluiceClient",
     "StreamProtocolError",
     "TaskStream",

@@ -29,6 +29,7 @@ from sluice_client.corpora import CorpusCalls
 from sluice_client.health import HealthStream
 from sluice_client.pages import Pager
 from sluice_client.reader import StreamingCall
+from sluice_client.sign_in import SignInCalls
 from sluice_client.streams import ChatStream
 from sluice_client.tasks import TaskCalls
 from sluice_kit.errors import SluiceError
@@ -37,7 +38,7 @@ DETACH_GRACE_SECONDS: Final = 30.0
 """How long a response waits for its watcher to come back, where the client resumes and the request says nothing."""
 
 
-class SluiceClient(CorpusCalls, TaskCalls):
+class SluiceClient(CorpusCalls, SignInCalls, TaskCalls):
     """A client of one gateway.
 
     `address` is `host:port` or `unix:/path`. `key` is sent as `authorization: Bearer …` with every call. `tls` is True

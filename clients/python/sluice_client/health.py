@@ -1,5 +1,6 @@
 """Following the health of integrations, across every break of the connection."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from types import TracebackType
@@ -40,6 +41,7 @@ class HealthStream:
         self._on_break = on_break
         self._reader: Reader[Message] | None = None
         self._ended = False
+        self._entered = False
 
     async def aclose(self) -> None:
         """Ends the call. Called when the block of an `async with` is left."""
@@ -53,8 +55,12 @@ class HealthStream:
         while not self._ended:
             try:
                 message = await self._next()
-            except BaseException:
-                # Whoever stops here does not come back, inside of a block or not.
+            except asyncio.CancelledError:
+                # Inside `async with` the block's end does this, and its caller may read on.
+                if not self._entered:
+                    await self.aclose()
+                raise
+            except SluiceError:
                 await self.aclose()
                 raise
             if message is not None and message.HasField("integration"):
@@ -62,6 +68,7 @@ class HealthStream:
         raise StopAsyncIteration
 
     async def __aenter__(self) -> Self:
+        self._entered = True
         return self
 
     async def __aexit__(

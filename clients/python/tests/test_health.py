@@ -45,6 +45,28 @@ async def test_the_present_by_id_and_then_nothing_runs_when_it_is_left() -> None
             await asyncio.sleep(0.005)
 
 
+async def test_who_stops_waiting_may_read_on_inside_the_block_only() -> None:
+    async with mesh() as gateway, SluiceClient(gateway.address) as client:
+        async with client.watch_integration_health() as watch:
+            await anext(watch)
+            waiting = asyncio.ensure_future(anext(watch))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert not watch._ended
+            assert running(gateway) == 1
+        bare = client.watch_integration_health()
+        await anext(bare)
+        waiting = asyncio.ensure_future(anext(bare))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        with pytest.raises(StopAsyncIteration):
+            await anext(bare)
+
+
 async def test_one_integration_and_one_that_is_unknown() -> None:
     async with mesh(TWO) as gateway, SluiceClient(gateway.address) as client:
         async with client.watch_integration_health("twin") as watch:
