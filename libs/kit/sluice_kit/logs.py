@@ -28,6 +28,10 @@ _CREDENTIAL: Final = re.compile(
 )
 _SENSITIVE_NAME: Final = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|authorization|access_?token)")
 MASK: Final = "***"
+_QUIET: Final = (
+    "aiohttp", "anthropic", "asyncio", "azure", "boto3", "botocore", "google", "google_genai", "grpc", "httpcore",
+    "httpcore2", "httpx", "httpx2", "msal", "openai", "requests", "s3transfer", "urllib3",
+)  # fmt: skip  # names read better side by side
 
 
 def redact(text: str) -> str:
@@ -89,6 +93,6 @@ def configure(config: LogConfig, service: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
-    # These log per request or per connection; their news reaches us as exceptions.
-    for name in ("asyncio", "httpx", "httpx2", "httpcore", "openai", "anthropic", "aiohttp", "grpc"):
+    # These log per request or per connection, some of them prompts; their news reaches us as exceptions.
+    for name in _QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

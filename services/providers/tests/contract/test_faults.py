@@ -12,7 +12,11 @@ from .subject import Outcome, asking, failure_of, text_of
 from .upstream import Connection, Play, Request, Upstream, head_of, plain
 from .wire_format import Format
 
+every_format = wires_with(lambda wire: True)
+"""Rows of vendors share the code of these tests with the format that they speak."""
 
+
+@every_format
 @pytest.mark.parametrize("name", list(FAULTS))
 async def test_faults_of_http(name: str, start: Start, wire: Format, upstream: Upstream) -> None:
     fault = FAULTS[name]
@@ -51,6 +55,7 @@ def name_escaped(name: str) -> bytes:
     return f"\\u003c{name}\\u003e".encode()
 
 
+@every_format
 async def test_a_stall_at_every_stage(start: Start, wire: Format, upstream: Upstream) -> None:
     """All at once, so that they also show that attempts of one adapter do not wait for each other."""
     head = head_of(200, {"Content-Type": wire.media_type, "Transfer-Encoding": "chunked"})
@@ -90,6 +95,7 @@ async def test_a_stall_at_every_stage(start: Start, wire: Format, upstream: Upst
         assert outcome.ends == 0
 
 
+@every_format
 async def test_one_of_many_is_cancelled(start: Start, wire: Format, upstream: Upstream) -> None:
     go = asyncio.Event()
     closed = asyncio.Event()
@@ -155,6 +161,7 @@ async def test_what_stands_behind_the_marker_is_not_read(
             assert (outcome.text, outcome.ends) == ("Hello there", 1)
 
 
+@every_format
 @pytest.mark.parametrize("when", ["with_the_reply", "later"])
 async def test_a_reply_that_nobody_asked_for_is_never_an_answer(
     when: str, start: Start, wire: Format, upstream: Upstream
@@ -191,6 +198,7 @@ async def test_a_reply_that_nobody_asked_for_is_never_an_answer(
             assert (outcome.text, outcome.ends) == ("Hello there", 1)
 
 
+@every_format
 @pytest.mark.parametrize("how", ["closed_while_idle", "closed_upon_the_request", "reset_upon_the_request"])
 async def test_a_kept_connection_that_the_server_gives_up(
     how: str, start: Start, wire: Format, upstream: Upstream
@@ -225,6 +233,7 @@ async def test_a_kept_connection_that_the_server_gives_up(
         assert text_of(await subject.generate(asking("vendor", wire.model))) == "Hello"
 
 
+@every_format
 async def test_an_answer_before_the_request_was_read(start: Start, wire: Format, upstream: Upstream) -> None:
     async def refuse(connection: Connection, request: Request) -> None:
         await wire.refusal(413, "request_too_large")(connection, request)
@@ -245,6 +254,7 @@ async def test_an_answer_before_the_request_was_read(start: Start, wire: Format,
         assert text_of(await subject.generate(asking("vendor", wire.model))) == "Hello"
 
 
+@every_format
 async def test_a_whole_reply_is_limited(
     start: Start, wire: Format, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,6 +269,7 @@ async def test_a_whole_reply_is_limited(
         assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == "UPSTREAM_RATE_LIMITED"
 
 
+@every_format
 async def test_a_slow_error_body_does_not_hide_the_status(start: Start, wire: Format, upstream: Upstream) -> None:
     async def play(connection: Connection, _: Request) -> None:
         await connection.send(head_of(503, {"Content-Type": "application/json", "Content-Length": "100"}) + b'{"err')

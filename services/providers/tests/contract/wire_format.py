@@ -37,7 +37,7 @@ class Calls(Protocol):
     def __call__(self, calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[bytes]: ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Format:
     """One vendor's format. A frame is what the vendor writes for one event of its stream."""
 
