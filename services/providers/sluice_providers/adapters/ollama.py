@@ -70,7 +70,7 @@ class _Details(msgspec.Struct):
 
 
 class _Tag(msgspec.Struct):
-    name: str
+    name: str = ""
     model: str = ""
     size: int = 0
     digest: str = ""

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from sluice.chat.v1 import message_pb2, tool_pb2
+from sluice.chat.v1 import message_pb2, tool_pb2, usage_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 
 from .asked import ASSISTANT, TOOL, USER
-from .format_anthropic import ANTHROPIC
+from .format_anthropic import ANTHROPIC, MESSAGE, end, event, text_block
 from .subject import asking, subject
 from .test_grounding import passages
 from .upstream import Upstream, plain
@@ -166,3 +166,16 @@ async def test_counting_marks_nothing(transport: str, upstream: Upstream, tmp_pa
     async with subject(transport, "vendor", settings, tmp_path) as running:
         await running.call("CountTokens", counting)
     assert marks(upstream.last.json) == []
+
+
+async def test_what_the_cache_gave_is_told(transport: str, upstream: Upstream, tmp_path: Path) -> None:
+    """The vendor's count of input leaves out what the cache read and wrote; ours is all that the model saw."""
+    counted = {"input_tokens": 15, "cache_creation_input_tokens": 100, "cache_read_input_tokens": 2000}
+    told = {"cache_creation": {"ephemeral_5m_input_tokens": 100, "ephemeral_1h_input_tokens": 0}, "output_tokens": 1}
+    first = event({"type": "message_start", "message": {**MESSAGE, "usage": {**counted, **told}}})
+    upstream.answer(ANTHROPIC.stream([first, *text_block(0, "Hello"), *end("end_turn")]))
+    settings = {"adapter": "anthropic", **ANTHROPIC.settings(upstream.url)}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        usage = (await running.generate(request_of([QUESTION])))[-1].completed.usage
+    assert (usage.input_tokens, usage.cached_input_tokens, usage.output_tokens) == (2115, 2000, 10)
+    assert usage.source == usage_pb2.USAGE_SOURCE_PROVIDER

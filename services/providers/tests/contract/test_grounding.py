@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from sluice.chat.v1 import passage_pb2
 
-from .format_anthropic import ANTHROPIC, block, end, start, text_block
+from .format_anthropic import ANTHROPIC, MESSAGE, block, end, start, text_block
 from .format_openai import OPENAI
 from .subject import asking, subject, text_of
 from .upstream import Upstream
@@ -76,6 +77,10 @@ async def test_native_citations_of_anthropic(transport: str, upstream: Upstream,
     assert text_of(found, 0) == "På dansk: second gives 2, and both"
     claims = [event.citation_delta for event in found if event.HasField("citation_delta")]
     data = text_of(found).encode()
+    for index, event in enumerate(found):
+        if event.HasField("citation_delta"):
+            known = len(text_of(found[:index]).encode())
+            assert event.citation_delta.answer_span.end <= known, "a claim follows the text that it is about"
     assert [
         (
             claim.block_index,
@@ -96,3 +101,27 @@ async def test_native_citations_of_anthropic(transport: str, upstream: Upstream,
     ]
     rendered, _ = upstream.last.json["messages"][0]["content"]
     assert rendered["text"].startswith("Cite as [p1]."), "with an output format the vendor refuses native citations"
+
+
+async def test_native_citations_of_a_whole_answer(transport: str, upstream: Upstream, tmp_path: Path) -> None:
+    def cited(result: int, start: int, end: int) -> dict[str, Any]:
+        place = {"search_result_index": result, "start_block_index": start, "end_block_index": end}
+        return {"type": "search_result_location", "cited_text": "…", "source": "s", "title": None, **place}
+
+    content = [
+        {"type": "text", "text": "Ærø: ", "citations": None},
+        {"type": "text", "text": "second gives 2", "citations": [cited(0, 1, 2), cited(1, 0, 1)]},
+        {"type": "text", "text": ".", "citations": None},
+    ]
+    body = {**MESSAGE, "content": content, "stop_reason": "end_turn"}
+    upstream.answer(ANTHROPIC.reply(json.dumps(body).encode()))
+    settings = {"adapter": "anthropic", **ANTHROPIC.settings(upstream.url)}
+    async with subject(transport, "vendor", settings, tmp_path) as running:
+        found = await running.generate(asking("vendor", "claude", passages=passages(), whole=True))
+    data = text_of(found, 0).encode()
+    assert data.decode() == "Ærø: second gives 2."
+    claims = [event.citation_delta for event in found if event.HasField("citation_delta")]
+    assert [
+        (claim.passage_id, data[claim.answer_span.start : claim.answer_span.end].decode(), claim.start_line)
+        for claim in claims
+    ] == [("p1", "second gives 2", 14), ("p2", "second gives 2", 1)]
