@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sluice_cli import output, session
-from sluice_cli.options import Address, Json, Key, ListByDefault
+from sluice_cli import output, progress, session
+from sluice_cli.options import EXIT_FAILURE, Address, Json, Key, ListByDefault
 
 if TYPE_CHECKING:
     from sluice.retrieval.v1.corpus_pb2 import Corpus
     from sluice_client import SluiceClient
 
-app = typer.Typer(cls=ListByDefault, help="List and delete corpora.")
+app = typer.Typer(cls=ListByDefault, help="List, move and delete corpora.")
 
 
 @app.callback()
 def corpora() -> None:
-    """List and delete corpora. Without a command: list."""
+    """List, move and delete corpora. Without a command: list."""
 
 
 @app.command("list")
@@ -60,6 +60,38 @@ def delete_corpus(
             output.emit({"deleted": f"corpora/{name.removeprefix('corpora/')}"})
         else:
             print(f"deleted {name}")
+
+    session.run(work, address, key, as_json=as_json)
+
+
+@app.command("move")
+def move_corpus(
+    name: Annotated[str, typer.Argument(help="Name of the corpus.")],
+    as_json: Json = False,
+    address: Address = None,
+    key: Key = None,
+) -> None:
+    """Move a corpus's vectors into the configured store, e.g. from the local disk to a Qdrant server.
+
+    Nothing is read or embedded again, and searches go on meanwhile. Set `retrieval.store` first, and restart the mesh.
+    """
+
+    async def work(client: "SluiceClient") -> None:
+        from sluice.retrieval.v1.corpus_service_pb2 import MoveResult
+        from sluice.task.v1.task_service_pb2 import TASK_STATE_SUCCEEDED
+
+        started = await client.move_corpus(name)
+        task = await progress.follow(client, started.name, quiet=as_json)
+        if as_json:
+            output.emit(output.as_json(task))
+        if task.state != TASK_STATE_SUCCEEDED:
+            progress.ended_badly(task)
+            raise typer.Exit(EXIT_FAILURE)
+        result = MoveResult()
+        task.result.Unpack(result)
+        if not as_json:
+            what = f"moved {result.chunks} chunks of {name}" if result.chunks else f"{name} is there already"
+            print(f"{what}: store {result.corpus.store}")
 
     session.run(work, address, key, as_json=as_json)
 

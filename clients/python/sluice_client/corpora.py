@@ -73,6 +73,11 @@ class CorpusCalls(Connection):
         )
         return (await self.unary(self.stub(CorpusServiceStub).IndexCorpus, request)).task
 
+    async def move_corpus(self, name: str, *, request_id: str | None = None) -> task_service_pb2.Task:
+        """Starts to move a corpus's vectors into the configured store; the task's result is a MoveResult."""
+        request = pb.MoveCorpusRequest(name=corpus_name(name), request_id=request_id or str(uuid.uuid4()))
+        return (await self.unary(self.stub(CorpusServiceStub).MoveCorpus, request)).task
+
     def list_documents(self, corpus: str) -> Pager[pb.ListDocumentsResponse, corpus_pb2.Document]:
         """Lists the files of a corpus's visible revision, by path."""
 

@@ -40,6 +40,7 @@ ROLES: Final[Mapping[str, "Role.ValueType"]] = {
     "/sluice.retrieval.v1.CorpusService/ListCorpora": _USER,
     "/sluice.retrieval.v1.CorpusService/DeleteCorpus": _EDITOR,
     "/sluice.retrieval.v1.CorpusService/IndexCorpus": _EDITOR,
+    "/sluice.retrieval.v1.CorpusService/MoveCorpus": _EDITOR,
     "/sluice.retrieval.v1.CorpusService/ListDocuments": _USER,
     "/sluice.retrieval.v1.CorpusService/GetDocument": _USER,
     "/sluice.retrieval.v1.SearchService/Search": _USER,

@@ -63,8 +63,9 @@ class GitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class QdrantConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A Qdrant server or cluster."""
 
-    url: str = "http://127.0.0.1:6333"
-    """Its address; https for TLS."""
+    url: str = ""
+    """Its address, e.g. `http://127.0.0.1:6333`; https for TLS. Required with `kind: qdrant`. With `kind: edge` it is where
+    corpora are that were not moved from there yet."""
     grpc_port: int = 6334
     """Port of its grpc interface, which is the one used."""
     api_key: Secret = Secret("")
@@ -91,7 +92,8 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where vectors are kept."""
 
     kind: Literal["edge", "qdrant"] = "edge"
-    """`edge`: on the local disk, in a process of our own. `qdrant`: on a Qdrant server."""
+    """Where new indexes go. `edge`: on the local disk, in a process of our own. `qdrant`: on a Qdrant server. Corpora that
+    are elsewhere stay there until they are moved (`sluice corpora move`) or indexed again."""
     qdrant: QdrantConfig = QdrantConfig()
     """Which server."""
 

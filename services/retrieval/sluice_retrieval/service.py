@@ -18,6 +18,8 @@ from sluice_retrieval.config import RetrievalConfig, default_roots
 from sluice_retrieval.embedding import EmbeddingClient
 from sluice_retrieval.folder_lock import FolderLock
 from sluice_retrieval.indexing.indexer import KIND, Indexer
+from sluice_retrieval.indexing.moving import KIND as MOVE_KIND
+from sluice_retrieval.indexing.moving import Mover
 from sluice_retrieval.maintenance import Maintenance
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.rpc.corpus_service import CorpusService
@@ -29,6 +31,7 @@ from sluice_retrieval.search.verifier import Verifier
 from sluice_retrieval.sources.policy import SourcePolicy
 from sluice_retrieval.store.base import Store
 from sluice_retrieval.store.edge import EdgeStore
+from sluice_retrieval.store.stores import Stores
 from sluice_retrieval.tasks.runner import TaskRunner
 
 log = logging.getLogger(__name__)
@@ -57,7 +60,7 @@ class RetrievalService:
         self._lock = FolderLock(folder)
         sizes = ChunkSizes(config.chunks.target_chars, config.chunks.small_chars)
         self.database = Database(folder / "records.sqlite")
-        self.store = _store(config, folder)
+        self.store = _stores(config, folder)
         self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None)
         self.policy = policy = SourcePolicy(
             _roots(document, config, auth),
@@ -78,7 +81,9 @@ class RetrievalService:
             sizes,
             on_abandon=self.maintenance.mark,
         )
-        self.runner = TaskRunner(self.database, {KIND: indexer.run}, config.concurrent_tasks)
+        mover = Mover(self.database, self.store)
+        work = {KIND: indexer.run, MOVE_KIND: mover.run}
+        self.runner = TaskRunner(self.database, work, config.concurrent_tasks)
         texts = Texts(folder / "blobs")
         self._corpora = CorpusService(
             self.database, self.store, texts, self.runner, policy, config.embedder, self._corpus_deleted
@@ -137,16 +142,23 @@ class RetrievalService:
         await self._sweep_if_idle()
 
 
-def _store(config: RetrievalConfig, folder: Path) -> Store:
-    if config.store.kind == "edge":
-        return EdgeStore(folder / "vectors")
-    # Its client is large, and most meshes need none.
-    from sluice_retrieval.store.server import ServerStore
+def _stores(config: RetrievalConfig, folder: Path) -> Stores:
+    stores: dict[str, Store] = {"edge": EdgeStore(folder / "vectors")}
+    if config.store.qdrant.url:
+        # Its client is large, and most meshes need none.
+        from sluice_retrieval.store.server import ServerStore
 
-    return ServerStore(config.store.qdrant)
+        stores["qdrant"] = ServerStore(config.store.qdrant)
+    return Stores(stores, config.store.kind)
 
 
 def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
+    if config.store.kind == "qdrant":
+        if not config.store.qdrant.url:
+            raise document.error("retrieval.store.qdrant.url", "required with retrieval.store.kind: qdrant")
+        if config.store.qdrant.api_key.missing:
+            variable = config.store.qdrant.api_key.missing
+            raise document.error("retrieval.store.qdrant.api_key", f"environment variable {variable} is not set")
     if config.embedder is not None:
         provider, slash, model = config.embedder.model.partition("/")
         if not (provider and slash and model):

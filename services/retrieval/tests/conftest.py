@@ -31,6 +31,7 @@ from sluice_kit.errors import SluiceError, from_rpc_error
 from sluice_kit.identity import IDENTITY_KEY, encode
 from sluice_kit.testing import document_of, running
 from sluice_retrieval.service import RetrievalService
+from sluice_retrieval.store.base import Store
 from sluice_retrieval.text.words import words
 
 DIMENSIONS = 32
@@ -216,10 +217,11 @@ def start(tmp_path: Path) -> Start:
     """Starts a service that keeps its state in the test's folder: a second start finds what the first one left."""
 
     @contextlib.asynccontextmanager
-    async def begin(settings: Mapping[str, Any] | None = None) -> AsyncIterator[Client]:
+    async def begin(settings: Mapping[str, Any] | None = None, **stores: Store) -> AsyncIterator[Client]:
         retrieval = {"listen": "127.0.0.1:0", "allowed_roots": [str(tmp_path)], **(settings or {})}
         document = document_of({"state_dir": str(tmp_path / ".state"), "retrieval": retrieval}, tmp_path)
         service = RetrievalService(document)
+        service.store.add(**stores)
         async with running(service, document) as server:
             client = Client(server.address)
             client.service = service  # type: ignore[attr-defined]  # for the tests that look inside

@@ -7,6 +7,7 @@ test_server_requests.py.
 
 import os
 import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,26 +38,37 @@ def point(number: int, *terms: int, dense: list[float] | None = None, path: str 
 @pytest.fixture(params=STORES)
 async def store(request, tmp_path: Path):
     if request.param == "edge":
-        found = EdgeStore(tmp_path / "vectors")
-    elif request.param == "client":
-        found = ServerStore(QdrantConfig(), AsyncQdrantClient(":memory:"))
-    else:
-        key = Secret(os.environ.get("QDRANT_API_KEY", ""))
-        name = f"sluice-test-{uuid.uuid4().hex[:8]}"
-        found = ServerStore(QdrantConfig(os.environ["QDRANT_URL"], api_key=key, collection=name))
-    await found.start()
-    yield found
+        edge = EdgeStore(tmp_path / "vectors")
+        await edge.start()
+        yield edge
+        await edge.close()
+        return
+    config = QdrantConfig()
+    client: AsyncQdrantClient | None = AsyncQdrantClient(":memory:")
     if request.param == "server":
-        for name in await found._server.collections():
-            await found._server.call(lambda client, name=name: client.delete_collection(name))
-    await found.close()
+        key = Secret(os.environ.get("QDRANT_API_KEY", ""))
+        config, client = (
+            QdrantConfig(os.environ["QDRANT_URL"], api_key=key, collection=f"test-{uuid.uuid4().hex}"),
+            None,
+        )
+    server = ServerStore(config, client)
+    await server.start()
+    yield server
+    for name in await server._server.collections():
+        await server._server.call(partial(_delete_collection, name=name))
+    await server.close()
+
+
+async def _delete_collection(client: AsyncQdrantClient, name: str) -> None:
+    await client.delete_collection(name)
 
 
 async def build(store, generation: Generation, *points: Point, base: Generation | None = None, gone=()) -> int:
     async with store.build(generation, base) as builder:
         await builder.remove(gone)
         await builder.add(points)
-        return await builder.seal()
+        count: int = await builder.seal()
+        return count
 
 
 async def found(store, generation: Generation, *terms: int, **fields) -> list[int]:

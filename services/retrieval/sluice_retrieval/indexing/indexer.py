@@ -33,7 +33,8 @@ from sluice_retrieval.records import corpora as rows
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.records.models import CorpusRow, GenerationRow
 from sluice_retrieval.sources.policy import AllowedFolder, AllowedRepository, SourcePolicy
-from sluice_retrieval.store.base import Generation, Store
+from sluice_retrieval.store.base import Generation
+from sluice_retrieval.store.stores import Stores
 from sluice_retrieval.tasks.runner import TaskHandle
 
 KIND: Final = "index_corpus"
@@ -55,7 +56,7 @@ class Indexer:
     def __init__(
         self,
         database: Database,
-        store: Store,
+        store: Stores,
         embeddings: EmbeddingClient,
         policy: SourcePolicy,
         folder: Path,
@@ -189,7 +190,7 @@ class Indexer:
             row = session.get(CorpusRow, corpus.id)
             if row is None:
                 raise not_found(request.name)
-            made = rows.begin_generation(session, row, handle.name, source, settings)
+            made = rows.begin_generation(session, row, handle.name, source, settings, self._store.kind)
             return _Begun(rows.generation_key(made), made.revision, bool(made.manifest))
 
         return await self._database.write(begin)
@@ -197,7 +198,7 @@ class Indexer:
     async def _usable_base(self, corpus: CorpusRow) -> GenerationRow | None:
         """Returns the visible generation if it was cut as this one will be, and is whole in the store."""
         seen = await self._database.read(lambda session: rows.visible_of(session, corpus.id))
-        if seen is None or seen.settings != settings_digest(self._sizes):
+        if seen is None or (seen.settings, seen.store) != (settings_digest(self._sizes), self._store.kind):
             return None
         return seen if await self._is_whole(seen) else None
 
@@ -214,7 +215,9 @@ class Indexer:
             return rows.visible_of(session, corpus.id), session.get(GenerationRow, generation.id)
 
         seen, made = await self._database.read(pair)
-        if seen is None or made is None or (seen.revision, seen.manifest) != (made.revision, made.manifest):
+        if seen is None or made is None or seen.store != made.store:
+            return False
+        if (seen.revision, seen.manifest) != (made.revision, made.manifest):
             return False
         return await self._is_whole(seen)
 

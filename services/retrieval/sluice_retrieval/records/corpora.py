@@ -17,7 +17,7 @@ from sluice_retrieval.store.base import Generation
 
 def generation_key(row: GenerationRow) -> Generation:
     """Returns what the store calls a generation."""
-    return Generation(row.tenant, row.corpus, row.id, row.number, row.dimensions)
+    return Generation(row.tenant, row.corpus, row.id, row.number, row.dimensions, row.store)
 
 
 def to_proto(session: Session, row: CorpusRow) -> pb.Corpus:
@@ -35,6 +35,7 @@ def to_proto(session: Session, row: CorpusRow) -> pb.Corpus:
         corpus.revision = generation.revision
         corpus.document_count = generation.document_count
         corpus.chunk_count = generation.chunk_count
+        corpus.store = generation.store
         if generation.index_time is not None:
             corpus.index_time.CopyFrom(timestamp(generation.index_time))
     return corpus
@@ -145,15 +146,17 @@ def at_revision(session: Session, row: CorpusRow, revision: str) -> GenerationRo
     )
 
 
-def begin_generation(session: Session, row: CorpusRow, task: str, source: bytes, settings: str) -> GenerationRow:
+def begin_generation(
+    session: Session, row: CorpusRow, task: str, source: bytes, settings: str, store: str
+) -> GenerationRow:
     """Makes a generation that nobody sees yet, or returns the one that the task began before, with one scan more."""
     found = session.scalar(
         select(GenerationRow).where(
             GenerationRow.corpus == row.id, GenerationRow.task == task, GenerationRow.index_time.is_(None)
         )
     )
-    if found is not None and found.settings != settings:
-        # A newer program cuts otherwise: what the older one began is of no use.
+    if found is not None and (found.settings, found.store) != (settings, store):
+        # A newer program cuts otherwise, or the store is another: what was begun before is of no use.
         remove_generation(session, found)
         session.flush()
         found = None
@@ -165,6 +168,7 @@ def begin_generation(session: Session, row: CorpusRow, task: str, source: bytes,
             corpus=row.id,
             number=row.generations,
             dimensions=row.dimensions,
+            store=store,
             task=task,
             revision="",
             source=source,

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, Integer, create_engine, event, inspect, text
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.orm import Session
 
 from sluice_kit.config import ConfigError
@@ -96,8 +96,9 @@ def _add_columns(connection: Connection) -> None:
         for column in table.columns:
             if column.name not in names:
                 kind = column.type.compile(connection.dialect)
-                empty = "NULL" if column.nullable else "0" if isinstance(column.type, Integer) else "''"
-                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} DEFAULT {empty}"))
+                default = getattr(column.default, "arg", None)
+                value = "NULL" if default is None else f"'{default}'" if isinstance(default, str) else str(default)
+                connection.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind} DEFAULT {value}"))
 
 
 def _configure(connection: Any, _record: Any) -> None:

@@ -53,6 +53,8 @@ class GenerationRow(Base):
     """Its place among the generations of its corpus."""
     dimensions: Mapped[int | None]
     """Length of its dense vectors. None: it has none."""
+    store: Mapped[str] = mapped_column(default="edge")
+    """The kind of store that has its vectors."""
     task: Mapped[str] = mapped_column(default="")
     """Name of the task that makes it, which goes on with it after a restart."""
     revision: Mapped[str]

@@ -14,6 +14,7 @@ from sluice_kit.errors import make_error
 from sluice_kit.rpc import invalid_field
 from sluice_retrieval.config import EmbedderConfig
 from sluice_retrieval.indexing.indexer import KIND
+from sluice_retrieval.indexing.moving import KIND as MOVE_KIND
 from sluice_retrieval.names import (
     DEFAULT_PAGE,
     corpus_id_of,
@@ -128,6 +129,19 @@ class CorpusService:
             fingerprint=fingerprint(request),
         )
         return pb.IndexCorpusResponse(task=task)
+
+    async def MoveCorpus(self, request: pb.MoveCorpusRequest, call: Call) -> pb.MoveCorpusResponse:
+        await self._database.read(lambda session: rows.visible(session, call.tenant, corpus_id_of(request.name)))
+        task = await self._runner.submit(
+            call.identity,
+            MOVE_KIND,
+            request.name,
+            request,
+            exclusive=True,
+            request_id=request.request_id or None,
+            fingerprint=fingerprint(request),
+        )
+        return pb.MoveCorpusResponse(task=task)
 
     async def ListDocuments(self, request: pb.ListDocumentsRequest, call: Call) -> pb.ListDocumentsResponse:
         size, after = request.page_size or DEFAULT_PAGE, decode_page(request.page_token)

@@ -6,7 +6,7 @@ by directory on the local disk, by payload filters on a server. Point ids are de
 writing it once, and a generation whose building was interrupted is gone on with.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -17,7 +17,7 @@ class Generation(msgspec.Struct, frozen=True):
     """Names a generation. `tenant` is who owns it, `corpus` the corpus's own id (not its name), `id` is unique.
 
     `number` counts the generations of a corpus: a later one has a higher number. `dimensions` is the length of its dense
-    vectors, if it has any.
+    vectors, if it has any. `store` is the kind of the store that has it, where there are several.
     """
 
     tenant: str
@@ -25,6 +25,7 @@ class Generation(msgspec.Struct, frozen=True):
     id: str
     number: int = 0
     dimensions: int | None = None
+    store: str = ""
 
 
 class Payload(msgspec.Struct, frozen=True, array_like=True):
@@ -112,6 +113,9 @@ class Store(Protocol):
 
     async def dense_vectors(self, generation: Generation, ids: Sequence[str]) -> dict[str, list[float]]:
         """Returns the dense vectors of those of the points that exist."""
+
+    def points(self, generation: Generation, size: int) -> AsyncIterator[list[Point]]:
+        """Yields every point with its vectors, in pieces of a size."""
 
     async def count(self, generation: Generation) -> int:
         """Returns the number of points. Raises NotFoundError if there is no such generation."""

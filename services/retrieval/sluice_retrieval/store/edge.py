@@ -87,6 +87,17 @@ class EdgeStore:
         """Returns the dense vectors of those of the points that exist."""
         return (await self._ask(wire.Dense(str(self._folder(generation)), list(ids)), wire.Vectors)).vectors
 
+    async def points(self, generation: Generation, size: int) -> AsyncIterator[list[Point]]:
+        """Yields every point with its vectors."""
+        folder, offset = str(self._folder(generation)), None
+        while True:
+            page = await self._ask(wire.Page(folder, offset, size), wire.Points)
+            if page.points:
+                yield page.points
+            offset = page.next
+            if offset is None:
+                return
+
     async def count(self, generation: Generation) -> int:
         """Returns the number of points."""
         return (await self._ask(wire.Count(str(self._folder(generation))), wire.Done)).count

@@ -9,7 +9,7 @@ import qdrant_edge as qdrant
 
 from sluice_retrieval.children.runtime import ChildFailure, connect, run
 from sluice_retrieval.store import edge_wire as wire
-from sluice_retrieval.store.base import Hit, Payload, Query
+from sluice_retrieval.store.base import Hit, Payload, Point, Query
 from sluice_retrieval.store.copying import copy_folder
 
 SPARSE: Final = "bm25"
@@ -34,6 +34,7 @@ def serve(descriptor: str) -> None:
                 wire.Search: shards.search,
                 wire.ChunksOf: shards.chunks_of,
                 wire.Dense: shards.dense,
+                wire.Page: shards.page,
                 wire.Count: shards.count,
                 wire.Release: shards.release,
             },
@@ -174,6 +175,14 @@ class Shards:
                 vectors[str(record.id)] = vector  # type: ignore[assignment]  # one row: it was written as one
         return wire.Vectors(vectors)
 
+    def page(self, question: wire.Page) -> wire.Points:
+        """Returns points with their vectors, by id."""
+        request = qdrant.ScrollRequest(
+            offset=question.offset, limit=question.limit, with_payload=True, with_vector=True
+        )
+        records, offset = self._get(question.folder).scroll(request)
+        return wire.Points([_point(record) for record in records], None if offset is None else str(offset))
+
     def count(self, question: wire.Count) -> wire.Done:
         """Returns the number of points."""
         return wire.Done(self._get(question.folder).count(qdrant.CountRequest(exact=True)))
@@ -241,6 +250,12 @@ def _match_any(paths: list[str]) -> qdrant.FieldCondition:
 
 def _row(payload: Payload) -> tuple[Any, ...]:
     return tuple(getattr(payload, name) for name in _FIELDS)
+
+
+def _point(record: Any) -> Point:
+    vectors = record.vector
+    words = vectors[SPARSE]
+    return Point(str(record.id), _payload(record.payload), words.indices, words.values, vectors.get(DENSE))
 
 
 def _payload(values: dict[str, Any] | None) -> Payload:

@@ -57,6 +57,21 @@ class Dense(msgspec.Struct, tag=True):
     ids: list[str]
 
 
+class Page(msgspec.Struct, tag=True):
+    """Asks for points with their vectors, those from an id on."""
+
+    folder: str
+    offset: str | None
+    limit: int
+
+
+class Points(msgspec.Struct):
+    """The answer to Page. `next` is where to go on, if anywhere."""
+
+    points: list[Point]
+    next: str | None
+
+
 class Count(msgspec.Struct, tag=True):
     """Asks for the number of points."""
 

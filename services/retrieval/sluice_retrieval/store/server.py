@@ -122,6 +122,18 @@ class ServerStore:
                 found[str((record.payload or {})[filters.CHUNK])] = vector  # type: ignore[assignment]  # one row each
         return found
 
+    async def points(self, generation: Generation, size: int) -> AsyncIterator[list[Point]]:
+        """Yields every point with its vectors."""
+        name, only, offset = await self._server.where(generation.dimensions), filters.visible(generation), None
+        while True:
+            records, offset = await self._server.call(
+                partial(_page, name=name, only=only, offset=offset, vectors=True, limit=size)
+            )
+            if records:
+                yield [_point(record) for record in records]
+            if offset is None:
+                return
+
     async def count(self, generation: Generation) -> int:
         """Returns the number of points."""
         return await self._count(await self._server.where(generation.dimensions), filters.visible(generation))
@@ -221,10 +233,9 @@ class _ServerBuilder:
 
 
 async def _page(
-    client: AsyncQdrantClient, name: str, only: models.Filter, offset: Any, *, vectors: bool
+    client: AsyncQdrantClient, name: str, only: models.Filter, offset: Any, *, vectors: bool, limit: int = _PAGE
 ) -> tuple[list[models.Record], Any]:
-    dense = [DENSE] if vectors else False
-    return await client.scroll(name, only, limit=_PAGE, offset=offset, with_payload=True, with_vectors=dense)
+    return await client.scroll(name, only, limit=limit, offset=offset, with_payload=True, with_vectors=vectors)
 
 
 def _found_by(query: Query, answers: Sequence[models.QueryResponse]) -> tuple[set[Any], set[Any]]:
@@ -249,6 +260,13 @@ def _row(generation: Generation, point: Point) -> models.PointStruct:
         filters.SINCE: generation.number,
     }
     return models.PointStruct(id=str(uuid.UUID(bytes=digest)), vector=vectors, payload=payload)
+
+
+def _point(record: models.Record) -> Point:
+    vectors: dict[str, Any] = record.vector if isinstance(record.vector, dict) else {}
+    words = vectors[SPARSE]
+    payload = record.payload or {}
+    return Point(str(payload[filters.CHUNK]), _payload(payload), words.indices, words.values, vectors.get(DENSE))
 
 
 def _payload(values: dict[str, Any] | None) -> Payload:

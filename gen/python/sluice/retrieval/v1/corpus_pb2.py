@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sluice.chat.v1 import target_pb2 as sluice_dot_chat_dot_v1_dot_target__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sluice/retrieval/v1/corpus.proto\x12\x13sluice.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsluice/chat/v1/target.proto\"\xaa\x02\n\x06\x43orpus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x08\x65mbedder\x18\x03 \x01(\x0b\x32\x1d.sluice.retrieval.v1.Embedder\x12+\n\x06source\x18\x04 \x01(\x0b\x32\x1b.sluice.retrieval.v1.Source\x12\x10\n\x08revision\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nindex_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x64ocument_count\x18\x08 \x01(\x03\x12\x13\n\x0b\x63hunk_count\x18\t \x01(\x03\"[\n\x08\x45mbedder\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\ndimensions\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04 \x00\"y\n\x06Source\x12\x31\n\x05local\x18\x01 \x01(\x0b\x32 .sluice.retrieval.v1.LocalSourceH\x00\x12-\n\x03git\x18\x02 \x01(\x0b\x32\x1e.sluice.retrieval.v1.GitSourceH\x00\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\'\n\x0bLocalSource\x12\x18\n\x04path\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \"\xc9\x01\n\tGitSource\x12\x17\n\x03url\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12!\n\x08revision\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x88\x01\x01\x12\x39\n\x04host\x18\x03 \x01(\x0e\x32\x1c.sluice.retrieval.v1.GitHostB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x01\x88\x01\x01\x12 \n\ncredential\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x02\x88\x01\x01\x42\x0b\n\t_revisionB\x07\n\x05_hostB\r\n\x0b_credential\"W\n\x0bPathFilters\x12#\n\x07include\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x02\"\x07r\x05\x10\x01\x18\x80\x08\x12#\n\x07\x65xclude\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x02\"\x07r\x05\x10\x01\x18\x80\x08\"|\n\x08\x44ocument\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nline_count\x18\x04 \x01(\x05\x12\x13\n\x0b\x62lob_sha256\x18\x05 \x01(\t\x12\x13\n\x0b\x63hunk_count\x18\x06 \x01(\x05*w\n\x07GitHost\x12\x18\n\x14GIT_HOST_UNSPECIFIED\x10\x00\x12\x10\n\x0cGIT_HOST_GIT\x10\x01\x12\x13\n\x0fGIT_HOST_GITHUB\x10\x02\x12\x13\n\x0fGIT_HOST_GITLAB\x10\x03\x12\x16\n\x12GIT_HOST_BITBUCKET\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n sluice/retrieval/v1/corpus.proto\x12\x13sluice.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bsluice/chat/v1/target.proto\"\xb9\x02\n\x06\x43orpus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x08\x65mbedder\x18\x03 \x01(\x0b\x32\x1d.sluice.retrieval.v1.Embedder\x12+\n\x06source\x18\x04 \x01(\x0b\x32\x1b.sluice.retrieval.v1.Source\x12\x10\n\x08revision\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nindex_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x64ocument_count\x18\x08 \x01(\x03\x12\x13\n\x0b\x63hunk_count\x18\t \x01(\x03\x12\r\n\x05store\x18\n \x01(\t\"[\n\x08\x45mbedder\x12.\n\x06target\x18\x01 \x01(\x0b\x32\x16.sluice.chat.v1.TargetB\x06\xbaH\x03\xc8\x01\x01\x12\x1f\n\ndimensions\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04 \x00\"y\n\x06Source\x12\x31\n\x05local\x18\x01 \x01(\x0b\x32 .sluice.retrieval.v1.LocalSourceH\x00\x12-\n\x03git\x18\x02 \x01(\x0b\x32\x1e.sluice.retrieval.v1.GitSourceH\x00\x42\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\'\n\x0bLocalSource\x12\x18\n\x04path\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \"\xc9\x01\n\tGitSource\x12\x17\n\x03url\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x10\x12!\n\x08revision\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02H\x00\x88\x01\x01\x12\x39\n\x04host\x18\x03 \x01(\x0e\x32\x1c.sluice.retrieval.v1.GitHostB\x08\xbaH\x05\x82\x01\x02\x10\x01H\x01\x88\x01\x01\x12 \n\ncredential\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@H\x02\x88\x01\x01\x42\x0b\n\t_revisionB\x07\n\x05_hostB\r\n\x0b_credential\"W\n\x0bPathFilters\x12#\n\x07include\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x02\"\x07r\x05\x10\x01\x18\x80\x08\x12#\n\x07\x65xclude\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\x0c\x10\x80\x02\"\x07r\x05\x10\x01\x18\x80\x08\"|\n\x08\x44ocument\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x10\n\x08language\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x12\n\nline_count\x18\x04 \x01(\x05\x12\x13\n\x0b\x62lob_sha256\x18\x05 \x01(\t\x12\x13\n\x0b\x63hunk_count\x18\x06 \x01(\x05*w\n\x07GitHost\x12\x18\n\x14GIT_HOST_UNSPECIFIED\x10\x00\x12\x10\n\x0cGIT_HOST_GIT\x10\x01\x12\x13\n\x0fGIT_HOST_GITHUB\x10\x02\x12\x13\n\x0fGIT_HOST_GITLAB\x10\x03\x12\x16\n\x12GIT_HOST_BITBUCKET\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,20 +54,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PATHFILTERS'].fields_by_name['include']._serialized_options = b'\272H\017\222\001\014\020\200\002\"\007r\005\020\001\030\200\010'
   _globals['_PATHFILTERS'].fields_by_name['exclude']._loaded_options = None
   _globals['_PATHFILTERS'].fields_by_name['exclude']._serialized_options = b'\272H\017\222\001\014\020\200\002\"\007r\005\020\001\030\200\010'
-  _globals['_GITHOST']._serialized_start=1125
-  _globals['_GITHOST']._serialized_end=1244
+  _globals['_GITHOST']._serialized_start=1140
+  _globals['_GITHOST']._serialized_end=1259
   _globals['_CORPUS']._serialized_start=149
-  _globals['_CORPUS']._serialized_end=447
-  _globals['_EMBEDDER']._serialized_start=449
-  _globals['_EMBEDDER']._serialized_end=540
-  _globals['_SOURCE']._serialized_start=542
-  _globals['_SOURCE']._serialized_end=663
-  _globals['_LOCALSOURCE']._serialized_start=665
-  _globals['_LOCALSOURCE']._serialized_end=704
-  _globals['_GITSOURCE']._serialized_start=707
-  _globals['_GITSOURCE']._serialized_end=908
-  _globals['_PATHFILTERS']._serialized_start=910
-  _globals['_PATHFILTERS']._serialized_end=997
-  _globals['_DOCUMENT']._serialized_start=999
-  _globals['_DOCUMENT']._serialized_end=1123
+  _globals['_CORPUS']._serialized_end=462
+  _globals['_EMBEDDER']._serialized_start=464
+  _globals['_EMBEDDER']._serialized_end=555
+  _globals['_SOURCE']._serialized_start=557
+  _globals['_SOURCE']._serialized_end=678
+  _globals['_LOCALSOURCE']._serialized_start=680
+  _globals['_LOCALSOURCE']._serialized_end=719
+  _globals['_GITSOURCE']._serialized_start=722
+  _globals['_GITSOURCE']._serialized_end=923
+  _globals['_PATHFILTERS']._serialized_start=925
+  _globals['_PATHFILTERS']._serialized_end=1012
+  _globals['_DOCUMENT']._serialized_start=1014
+  _globals['_DOCUMENT']._serialized_end=1138
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,7 @@ class Corpus(_message.Message):
     INDEX_TIME_FIELD_NUMBER: _builtins.int
     DOCUMENT_COUNT_FIELD_NUMBER: _builtins.int
     CHUNK_COUNT_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Resource name, `corpora/{id}`."""
     display_name: _builtins.str
@@ -78,6 +79,8 @@ class Corpus(_message.Message):
     """Files in the revision."""
     chunk_count: _builtins.int
     """Chunks in the revision."""
+    store: _builtins.str
+    """The kind of store its vectors are in: "edge" on the disk of the service, "qdrant" on a server. Empty: never indexed."""
     @_builtins.property
     def embedder(self) -> Global___Embedder:
         """The model that makes its dense vectors. Unset: it is searched by words alone. Fixed when the corpus is created."""
@@ -106,10 +109,11 @@ class Corpus(_message.Message):
         index_time: _timestamp_pb2.Timestamp | None = ...,
         document_count: _builtins.int = ...,
         chunk_count: _builtins.int = ...,
+        store: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "embedder", b"embedder", "index_time", b"index_time", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "create_time", b"create_time", "display_name", b"display_name", "document_count", b"document_count", "embedder", b"embedder", "index_time", b"index_time", "name", b"name", "revision", b"revision", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk_count", b"chunk_count", "create_time", b"create_time", "display_name", b"display_name", "document_count", b"document_count", "embedder", b"embedder", "index_time", b"index_time", "name", b"name", "revision", b"revision", "source", b"source", "store", b"store"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -60,6 +60,11 @@ class CorpusServiceStub:
                 request_serializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.IndexCorpusRequest.SerializeToString,
                 response_deserializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.IndexCorpusResponse.FromString,
                 _registered_method=True)
+        self.MoveCorpus = channel.unary_unary(
+                '/sluice.retrieval.v1.CorpusService/MoveCorpus',
+                request_serializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.MoveCorpusRequest.SerializeToString,
+                response_deserializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.MoveCorpusResponse.FromString,
+                _registered_method=True)
         self.ListDocuments = channel.unary_unary(
                 '/sluice.retrieval.v1.CorpusService/ListDocuments',
                 request_serializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.ListDocumentsRequest.SerializeToString,
@@ -111,6 +116,15 @@ class CorpusServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveCorpus(self, request, context):
+        """Moves the vectors of a corpus into the store that the service is configured with, as a task: from the embedded one
+        to a server, or back. Nothing is read or embedded again, and searches go on. FAILED_PRECONDITION where it was never
+        indexed; a corpus that is there already is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDocuments(self, request, context):
         """Lists the files of the visible revision, by path.
         """
@@ -152,6 +166,11 @@ def add_CorpusServiceServicer_to_server(servicer, server):
                     servicer.IndexCorpus,
                     request_deserializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.IndexCorpusRequest.FromString,
                     response_serializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.IndexCorpusResponse.SerializeToString,
+            ),
+            'MoveCorpus': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveCorpus,
+                    request_deserializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.MoveCorpusRequest.FromString,
+                    response_serializer=sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.MoveCorpusResponse.SerializeToString,
             ),
             'ListDocuments': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDocuments,
@@ -300,6 +319,33 @@ class CorpusService:
             '/sluice.retrieval.v1.CorpusService/IndexCorpus',
             sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.IndexCorpusRequest.SerializeToString,
             sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.IndexCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveCorpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.retrieval.v1.CorpusService/MoveCorpus',
+            sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.MoveCorpusRequest.SerializeToString,
+            sluice_dot_retrieval_dot_v1_dot_corpus__service__pb2.MoveCorpusResponse.FromString,
             options,
             channel_credentials,
             insecure,

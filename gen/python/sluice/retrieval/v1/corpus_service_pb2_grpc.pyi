@@ -26,6 +26,11 @@ class CorpusServiceStub:
     """Deletes a corpus with all its texts and vectors."""
     IndexCorpus: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.IndexCorpusRequest, _corpus_service_pb2.IndexCorpusResponse]
     """Indexes a source into a corpus, as a task. Searches see the old revision until the new one is complete."""
+    MoveCorpus: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.MoveCorpusRequest, _corpus_service_pb2.MoveCorpusResponse]
+    """Moves the vectors of a corpus into the store that the service is configured with, as a task: from the embedded one
+    to a server, or back. Nothing is read or embedded again, and searches go on. FAILED_PRECONDITION where it was never
+    indexed; a corpus that is there already is left as it is.
+    """
     ListDocuments: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.ListDocumentsRequest, _corpus_service_pb2.ListDocumentsResponse]
     """Lists the files of the visible revision, by path."""
     GetDocument: _aio.UnaryUnaryMultiCallable[_corpus_service_pb2.GetDocumentRequest, _corpus_service_pb2.GetDocumentResponse]
@@ -73,6 +78,17 @@ class CorpusServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_corpus_service_pb2.IndexCorpusRequest, _abc.Awaitable[_corpus_service_pb2.IndexCorpusResponse]],
     ) -> _abc.Awaitable[_corpus_service_pb2.IndexCorpusResponse]:
         """Indexes a source into a corpus, as a task. Searches see the old revision until the new one is complete."""
+
+    @_abc_1.abstractmethod
+    def MoveCorpus(
+        self,
+        request: _corpus_service_pb2.MoveCorpusRequest,
+        context: _aio.ServicerContext[_corpus_service_pb2.MoveCorpusRequest, _abc.Awaitable[_corpus_service_pb2.MoveCorpusResponse]],
+    ) -> _abc.Awaitable[_corpus_service_pb2.MoveCorpusResponse]:
+        """Moves the vectors of a corpus into the store that the service is configured with, as a task: from the embedded one
+        to a server, or back. Nothing is read or embedded again, and searches go on. FAILED_PRECONDITION where it was never
+        indexed; a corpus that is there already is left as it is.
+        """
 
     @_abc_1.abstractmethod
     def ListDocuments(
