@@ -3,13 +3,12 @@
 import asyncio
 from typing import Final
 
-from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import integration_service_pb2 as pb
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.services.paging import page
+from sluice_gateway.services.sign_in import begin_sign_in
 from sluice_kit.call import Call
-from sluice_kit.errors import make_error
 from sluice_kit.rpc import SendMessage
 
 _DEFAULT_PAGE: Final = 100
@@ -48,9 +47,4 @@ class IntegrationService:
         await self._monitor.watch(request.integration, send)
 
     async def BeginSignIn(self, request: pb.BeginSignInRequest, call: Call, send: SendMessage) -> None:
-        integration = self._integrations.get(request.integration)
-        raise make_error(
-            ErrorReason.ERROR_REASON_UNSUPPORTED_OPERATION,
-            f"{integration.id} does not offer SignIn",
-            metadata={"provider": integration.id, "operation": "SignIn"},
-        )
+        await begin_sign_in(self._integrations.get(request.integration), call, send)
