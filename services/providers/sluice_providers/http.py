@@ -6,6 +6,7 @@ not used, only a configured one. Cancelling the task that reads a reply closes i
 
 import asyncio
 import contextlib
+import functools
 import io
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -68,10 +69,18 @@ def check_base_url(url: str) -> str:
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
     """Returns what verifies the vendor's certificate. Raises ValueError if the file cannot be used."""
+    if ca_file is None:
+        return _system_tls()
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ValueError(f"ca_file {ca_file} cannot be used: {error.strerror or 'no certificates in it'}") from None
+
+
+@functools.cache
+def _system_tls() -> ssl.SSLContext:
+    """The system's authorities, read once: it takes tens of milliseconds and a megabyte."""
+    return ssl.create_default_context()
 
 
 class Explainer(Protocol):
