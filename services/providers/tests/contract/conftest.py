@@ -5,14 +5,31 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pytest
 
+from .format_vendors import ROWS
 from .formats import FORMATS
 from .subject import TRANSPORTS, Subject, subject
 from .upstream import Upstream, running_upstream
 from .wire_format import Format
+
+OF_ROWS: Final = frozenset({"test_answers", "test_requests", "test_other_calls", "test_failures"})
+"""Modules whose tests run for rows of vendors too: those of what a row decides. How HTTP breaks is the format's."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out rows of vendors where they would show nothing new: over grpc, and in modules that are not theirs."""
+
+    def shows_something(item: pytest.Item) -> bool:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        wire = params.get("wire")
+        if not isinstance(wire, str) or wire not in ROWS:
+            return True
+        return params.get("transport") == "colocated" and item.path.stem in OF_ROWS
+
+    items[:] = [item for item in items if shows_something(item)]
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -20,9 +37,9 @@ def transport(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=sorted(FORMATS))
+@pytest.fixture(params=[*sorted(FORMATS), *sorted(ROWS)])
 def wire(request: pytest.FixtureRequest) -> Format:
-    return FORMATS[request.param]
+    return FORMATS.get(request.param) or ROWS[request.param]
 
 
 def wires_with(having: Callable[[Format], object]) -> pytest.MarkDecorator:

@@ -33,9 +33,10 @@ async def test_every_parameter_is_sent_or_refused_by_name(
         tool.CopyFrom(TOOL_ROW)
         if "tools.strict" in wire.refuses:
             tool.function.ClearField("strict")
-        await subject.generate(asking("vendor", wire.model, tools=[tool]))
+        tools = [] if "tools" in wire.refuses else [tool]
+        await subject.generate(asking("vendor", wire.model, tools=tools))
         baseline = sent(upstream.last)
-        request = asking("vendor", wire.model, tools=[tool])
+        request = asking("vendor", wire.model, tools=tools)
         if name != "vendor_options":
             option = name
             request.parameters.MergeFrom(parameters_pb2.GenerationParameters(**{name: PARAMETERS[name]}))
@@ -111,8 +112,8 @@ async def test_what_changes_the_answer_is_sent_or_refused_even_if_lenient(
             with pytest.raises(SluiceError) as caught:
                 await subject.generate(request)
             assert caught.value.reason_name == "UNSUPPORTED_OPTION"
-            # An option may be refused for what it needs: `images.uri` for `images`.
-            assert option.startswith(caught.value.metadata["option"])
+            # An option may be refused for what it needs: `images.uri` for `images`, `tool_choice` for `tools`.
+            assert caught.value.metadata["option"] in {option, option.partition(".")[0], *fields}
             assert len(upstream.requests) == 1
 
 
@@ -151,8 +152,15 @@ async def test_parts_that_stand_where_they_may_not(
 
 
 async def test_json_that_is_none_is_refused_by_field(start: Start, wire: Format, upstream: Upstream) -> None:
-    bad = tool_pb2.Tool(function=tool_pb2.FunctionTool(name="f", parameters_json_schema="{"))
+    request = asking("vendor", wire.model)
+    if "tools" not in wire.refuses:
+        field = "tools[0].function.parameters_json_schema"
+        request.tools.add().function.CopyFrom(tool_pb2.FunctionTool(name="f", parameters_json_schema="{"))
+    else:
+        field = "response_format.json_schema.schema_json"
+        schema = parameters_pb2.JsonSchemaFormat(name="f", schema_json="{")
+        request.response_format.json_schema.CopyFrom(schema)
     async with start() as subject:
         with pytest.raises(SluiceError) as caught:
-            await subject.generate(asking("vendor", wire.model, tools=[bad]))
-        assert caught.value.violations[0].field == "tools[0].function.parameters_json_schema"
+            await subject.generate(request)
+        assert caught.value.violations[0].field == field
