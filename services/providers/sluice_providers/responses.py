@@ -211,7 +211,8 @@ class _Job:
         return min(getattr(error, "retry_after", None) or 0.0, _MAX_ASKED_PAUSE)
 
     async def _take(self, batch: pb.GenerateResponse) -> None:
-        if batch.events:
+        # Without events it tells who reads a stream that the job is alive.
+        if batch.events or not self._request.whole:
             await self._emitter.emit(batch)
 
     async def _cancel(self) -> None:

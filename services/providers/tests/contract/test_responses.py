@@ -200,6 +200,24 @@ async def test_a_server_of_the_same_format_is_never_asked_for_it(start: Start, u
     assert {request.path for request in upstream.requests} == {"/v1/chat/completions"}
 
 
+@pytest.mark.parametrize(
+    ("url", "setting", "takes"),
+    [
+        ("https://api.openai.com/v1", None, True),
+        ("https://eu.api.openai.com/v1", None, True),
+        ("https://api.openai.com/v1", "never", False),
+        ("https://api.openai.com.example/v1", None, False),
+        ("http://proxy.internal/v1", None, False),
+        ("http://proxy.internal/v1", "auto", True),
+    ],
+)
+def test_an_address_of_the_environment_is_taken_for_what_it_is(url: str, setting: str | None, takes: bool) -> None:
+    words = ["providers.vendor.adapter=openai", *([f"providers.vendor.responses={setting}"] if setting else [])]
+    servicer, _ = make(load(None, words, environ={"OPENAI_BASE_URL": url, "OPENAI_API_KEY": KEY}), "vendor")
+    # Chat completions know stop texts, the other interface does not.
+    assert list(servicer.adapter.unsupported(AUTO["effort"][0], ["stop"])) == (["stop"] if takes else [])
+
+
 async def test_options_follow_the_interface_that_a_request_takes(start: Start, upstream: Upstream) -> None:
     request = asking("vendor", "m", parameters=parameters_pb2.GenerationParameters(stop=["END"], seed=5))
     async with start(responses="auto") as running:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
-import openai
 import pytest
+from openai.types.responses import Response, ResponseStreamEvent
 
 from sluice.chat.v1 import message_pb2, parameters_pb2, tool_pb2, usage_pb2
 from sluice_kit.errors import SluiceError
@@ -246,7 +246,20 @@ async def test_streams_that_break_the_format(
 
 
 def test_the_recorded_replies_are_the_vendors() -> None:
-    """The SDK reads them as what they are meant to be."""
-    parsed = openai.types.responses.Response.model_validate_json(RESPONSES.whole_tools)
+    """The SDK's types take them for what they are meant to be."""
+    parsed = Response.model_validate_json(RESPONSES.whole_tools)
     assert parsed.id == ID
     assert [item.type for item in parsed.output] == ["message", "function_call"]
+    classes = get_args(get_args(ResponseStreamEvent)[0])
+    by_type = {get_args(kind.model_fields["type"].annotation)[0]: kind for kind in classes}
+    note = called(0, custom("c", "note", "x"), "x")
+    for frame in [
+        *text("Hello"),
+        *RESPONSES.tools,
+        *(RESPONSES.reasoning or ()),
+        *frames(note, []),
+        error_frame(),
+        failed("server_error"),
+    ]:
+        payload = frame.partition(b"data: ")[2]
+        by_type[json.loads(payload)["type"]].model_validate_json(payload)

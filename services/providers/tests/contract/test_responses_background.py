@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import openai
 import pytest
 
 from sluice.chat.v1 import parameters_pb2
@@ -15,12 +18,12 @@ from sluice_providers.wire.responses_request import Sealed, seal
 
 from .conftest import Start
 from .format_openai import refusal
-from .format_responses import RESPONSES, call, called, failed, frames, message, said, text, thinking, thought
+from .format_responses import ID, RESPONSES, call, called, failed, frames, message, said, text, thinking, thought
 from .job import Job, close, head_alone, hold, nothing, properly, state
 from .responding import joined, reasoning_of, returning
 from .subject import Subject, asking, failure_of, text_of
 from .upstream import Connection, Request, Upstream, stream
-from .wire_format import Format
+from .wire_format import KEY, Format
 
 OUTPUT = [
     thought("Let me think.", sealed=None),
@@ -126,6 +129,29 @@ async def test_where_no_stream_can_be_attached_to_the_state_is_asked_for(
             upstream.answer(job)
             assert joined(await subject.generate(background())) == whole
             assert job.journal == ["start", "attach", "ask", "ask"]
+            assert [batch for batch in subject.batches if not batch.events], "a job that goes on is heard of"
+
+
+async def test_azures_older_interface_keeps_its_version(start: Start, upstream: Upstream) -> None:
+    paths: list[str] = []
+    job = Job(FRAMES, 7)
+    job.attaching = refusal(404)
+    job.states = [state("completed", OUTPUT)]
+
+    async def azure(connection: Connection, request: Request) -> None:
+        paths.append(request.path)
+        path = request.path.replace("/openai/", "/v1/").replace("?api-version=2025-04-01-preview", "")
+        await job(connection, dataclasses.replace(request, path=path.replace("&", "?", 1)))
+
+    upstream.answer(azure)
+    settings = {"azure_endpoint": upstream.url, "api_version": "2025-04-01-preview", "responses": "always"}
+    async with start(**settings) as subject:
+        assert text_of(await subject.generate(background())) == "Hello there"
+    assert paths == [
+        "/openai/responses?api-version=2025-04-01-preview",
+        f"/openai/responses/{ID}?api-version=2025-04-01-preview&stream=true&starting_after=6",
+        f"/openai/responses/{ID}?api-version=2025-04-01-preview",
+    ]
 
 
 async def test_streams_that_lead_nowhere_are_given_up_for_the_state(start: Start, upstream: Upstream) -> None:
@@ -307,3 +333,27 @@ async def test_frames_that_break_the_format_end_the_job(start: Start, upstream: 
             upstream.answer(job)
             assert (await failure_of(subject, background())).reason_name == "UPSTREAM_PROTOCOL_ERROR"
             assert job.journal == ["start", "cancel"]
+
+
+async def test_the_sdk_asks_the_same_way(start: Start, upstream: Upstream) -> None:
+    """For the stream behind an event, for the state, and for the end of a job."""
+    job = Job(FRAMES, 7)
+    job.attaching = refusal(404)
+    job.states = [refusal(401), state("in_progress")]
+    upstream.answer(job)
+    async with start() as subject:
+        assert (await failure_of(subject, background())).reason_name == "UPSTREAM_AUTHENTICATION"
+    assert job.journal == ["start", "attach", "ask", "cancel"]
+    ours = upstream.requests[1:]
+    upstream.requests.clear()
+    async with openai.AsyncOpenAI(api_key=KEY, base_url=f"{upstream.url}/v1", max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError):
+            await client.responses.retrieve(ID, stream=True, starting_after=6)
+        await client.responses.retrieve(ID)
+        await client.responses.cancel(ID)
+    for mine, theirs in zip(ours, upstream.requests, strict=True):
+        assert (mine.method, urlsplit(mine.path).path) == (theirs.method, urlsplit(theirs.path).path)
+        assert parse_qs(urlsplit(mine.path).query) == parse_qs(urlsplit(theirs.path).query)
+        assert mine.body == theirs.body
+        for name in ("authorization", "accept", "openai-organization", "openai-project"):
+            assert mine.headers.get(name) == theirs.headers.get(name)
