@@ -210,7 +210,7 @@ class GoogleAdapter(HttpAdapter):
         return response
 
     async def count_tokens(self, request: pb.CountTokensRequest) -> pb.CountTokensResponse:
-        if self.missing():
+        if self.missing() or any(tool.HasField("custom") for tool in request.tools):
             return tokens.count_request(request)
         prompt = gemini_request.prompt_body(
             pb.GenerateRequest(

@@ -2,14 +2,11 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sluice.chat.v1 import usage_pb2
 from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
-
-if TYPE_CHECKING:
-    from google.genai import types
 
 _TASK: Final = {pb.EMBED_TASK_QUERY: "RETRIEVAL_QUERY", pb.EMBED_TASK_DOCUMENT: "RETRIEVAL_DOCUMENT"}
 _PREFIX: Final = {pb.EMBED_TASK_QUERY: "task: search result | query: ", pb.EMBED_TASK_DOCUMENT: "title: none | text: "}
@@ -35,8 +32,8 @@ def embed_contents(request: pb.EmbedRequest, texts: Sequence[str]) -> list[dict[
     return [{"parts": [{"text": prefix + text}]} for text in texts]
 
 
-def add_usage(usage: usage_pb2.Usage, reply: "types.EmbedContentResponse") -> None:
-    """Adds the tokens of a reply with vectors, where it tells them."""
+def add_usage(usage: usage_pb2.Usage, reply: Any) -> None:
+    """Adds the tokens of the SDK's reply with vectors, where it tells them."""
     counted = reply.usage_metadata.prompt_token_count if reply.usage_metadata else None
     if counted is None:
         each = [row.statistics.token_count or 0 for row in reply.embeddings or () if row.statistics]
@@ -46,8 +43,8 @@ def add_usage(usage: usage_pb2.Usage, reply: "types.EmbedContentResponse") -> No
         usage.source = usage_pb2.USAGE_SOURCE_PROVIDER
 
 
-def model_of(row: "types.Model") -> model_pb2.Model:
-    """Returns a model of the list."""
+def model_of(row: Any) -> model_pb2.Model:
+    """Returns a model of the SDK's list."""
     name = (row.name or "").rpartition("models/")[2]
     model = model_pb2.Model(
         id=name,

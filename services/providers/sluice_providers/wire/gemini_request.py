@@ -254,7 +254,8 @@ def _tool(tool: tool_pb2.Tool, index: int) -> dict[str, Any]:
     written: dict[str, Any] = {"name": function.name}
     if function.HasField("description"):
         written["description"] = function.description
-    written["parametersJsonSchema"] = tool_schema(function, index)
+    if function.HasField("parameters_json_schema"):
+        written["parametersJsonSchema"] = tool_schema(function, index)
     return written
 
 

@@ -273,6 +273,7 @@ async def test_tool_choice(running: Subject, upstream: Upstream) -> None:
         await running.generate(choosing(mode, strict))
         config = upstream.last.json.get("toolConfig")
         assert config == (None if written is None else {"functionCallingConfig": {"mode": written}})
+        assert upstream.last.json["tools"] == [{"functionDeclarations": [{"name": "f"}]}], "without arguments"
     request = choosing(tool_pb2.TOOL_CHOICE_MODE_NAMED)
     request.tool_choice.name = "g"
     assert (await failure_of(running, request)).violations[0].field == "tool_choice.name"

@@ -107,6 +107,14 @@ async def test_counting_takes_all_of_the_prompt(running: Subject, upstream: Upst
     assert prompt["model"] == f"models/{MODEL}"
     upstream.answer(plain(b"{}"))
     assert (await running.call("CountTokens", counting())).tokens == 0
+    for body in (b"[]", b'{"totalTokens": "many"}'):
+        upstream.answer(plain(body))
+        with pytest.raises(SluiceError) as caught:
+            await running.call("CountTokens", counting())
+        assert caught.value.reason_name == "UPSTREAM_PROTOCOL_ERROR"
+    free = counting()
+    free.tools.add().custom.name = "free"
+    assert (await running.call("CountTokens", free)).kind == pb.TOKEN_COUNT_KIND_ESTIMATED
 
 
 async def test_counting_while_the_vendor_cannot(running: Subject, upstream: Upstream) -> None:
