@@ -8,14 +8,21 @@ from importlib import metadata
 
 import pytest
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from sluice_providers.registry import REGISTRY
+from sluice_providers.vendors import VENDORS
 
 from .house import ROOT, load_script, members
 
 PROVIDERS = next(member for member in members() if member.name == "sluice-providers")
 EXTRAS: dict[str, list[str]] = PROVIDERS.project["optional-dependencies"]
+ELSEWHERE = {"azure": "sluice_providers.entra", "bedrock": "sluice_providers.aws"}
+"""Extras that not an adapter's own module imports: what signs in at Azure, which is a vendor's row, and at AWS."""
+
+
+def module_of(extra: str) -> str:
+    """The one module that may import what an extra installs."""
+    return ELSEWHERE.get(extra) or REGISTRY[extra].partition(":")[0]
 
 
 def tree_of(module: str) -> ast.Module:
@@ -25,39 +32,73 @@ def tree_of(module: str) -> ast.Module:
 
 
 def imports_of(tree: ast.Module) -> set[str]:
-    """The top-level names of every import in it, also those inside functions."""
+    """The dotted names of every import in it, also those inside functions and those by name."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.split(".")[0])
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+            names |= {str(given.value) for given in node.args[:1] if isinstance(given, ast.Constant)}
     return names
 
 
 def sdk_names(extra: str) -> set[str]:
-    """The import names of what an extra installs."""
-    wanted = {canonicalize_name(Requirement(line).name) for line in EXTRAS[extra]}
-    return {
-        package
-        for package, owners in metadata.packages_distributions().items()
-        if {canonicalize_name(owner) for owner in owners} & wanted
-    }
+    """The import names of what an extra installs: dotted where a namespace is shared, as `google` is."""
+    names = set()
+    for line in EXTRAS[extra]:
+        files = metadata.distribution(Requirement(line).name).files or []
+        packages = {path.parent.parts for path in files if path.name == "__init__.py"}
+        names |= {
+            ".".join(parts) for parts in packages if len(parts) == 1 or (len(parts) == 2 and parts[:1] not in packages)
+        }
+    return names
 
 
-def test_the_registry_is_a_literal_table() -> None:
-    """Grep finds every adapter: the table is written out, not computed."""
+def uses(module: str, sdks: set[str]) -> bool:
+    """Tells whether a module imports one of some packages."""
+    return any(f"{name}.".startswith(f"{sdk}.") for name in imports_of(tree_of(module)) for sdk in sdks)
+
+
+def table(module: str, name: str) -> ast.Dict:
+    """The one literal table of a name in a module."""
     tables = [
         node.value
-        for node in tree_of("sluice_providers.registry").body
+        for node in tree_of(module).body
         if isinstance(node, ast.AnnAssign | ast.Assign)
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-        if isinstance(target, ast.Name) and target.id == "REGISTRY"
+        if isinstance(target, ast.Name) and target.id == name
     ]
     assert len(tables) == 1
     assert isinstance(tables[0], ast.Dict | ast.Call)
     literal = tables[0] if isinstance(tables[0], ast.Dict) else tables[0].args[0]
-    assert ast.literal_eval(literal) == dict(REGISTRY)
+    assert isinstance(literal, ast.Dict)
+    return literal
+
+
+def test_the_registry_is_a_literal_table() -> None:
+    """Grep finds every adapter: the table is written out, not computed."""
+    assert ast.literal_eval(table("sluice_providers.registry", "REGISTRY")) == dict(REGISTRY)
+
+
+def test_rows_of_vendors_are_literal_data() -> None:
+    """Grep finds every vendor with all that it differs in: nothing in a row is computed."""
+    rows = table("sluice_providers.vendors", "VENDORS")
+    assert [ast.literal_eval(key) for key in rows.keys if key is not None] == list(VENDORS)
+    for name, row in zip(VENDORS, rows.values, strict=True):
+        assert isinstance(row, ast.Call)
+        assert not row.args
+        fields = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in row.keywords}
+        assert fields["settings"] == VENDORS[name].settings
+        assert fields["title"]
+        assert fields["setup"].endswith(".")
+
+
+def test_rows_of_vendors_stand_in_order_and_lead_to_an_adapter() -> None:
+    assert list(VENDORS) == sorted(VENDORS)
+    assert not set(VENDORS) & set(REGISTRY)
+    assert {vendor.adapter for vendor in VENDORS.values()} <= set(REGISTRY)
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
@@ -82,18 +123,20 @@ def test_no_adapter_is_missing_from_the_table() -> None:
     assert not unlisted, f"adapters that no row of REGISTRY names: {unlisted}"
 
 
-def test_every_extra_is_an_adapter_that_uses_it() -> None:
-    assert set(EXTRAS) <= set(REGISTRY)
+def test_every_extra_is_an_adapter_or_a_row_that_uses_it() -> None:
+    assert set(EXTRAS) <= set(REGISTRY) | set(VENDORS)
+    assert set(ELSEWHERE) <= set(EXTRAS)
     for extra in EXTRAS:
-        module = REGISTRY[extra].partition(":")[0]
-        assert imports_of(tree_of(module)) & sdk_names(extra), f"{module} does not import what its extra installs"
+        module = module_of(extra)
+        assert sdk_names(extra)
+        assert uses(module, sdk_names(extra)), f"{module} does not import what its extra installs"
 
 
-def test_an_sdk_is_imported_by_its_adapter_alone() -> None:
+def test_an_sdk_is_imported_by_its_one_module_alone() -> None:
     sdks = {name for extra in EXTRAS for name in sdk_names(extra)}
-    allowed = {REGISTRY[extra].partition(":")[0] for extra in EXTRAS}
+    allowed = {module_of(extra) for extra in EXTRAS}
     modules = {".".join(path.relative_to(PROVIDERS.folder).with_suffix("").parts) for path in PROVIDERS.modules()}
-    wrong = [module for module in sorted(modules - allowed) if imports_of(tree_of(module)) & sdks]
+    wrong = [module for module in sorted(modules - allowed) if uses(module, sdks)]
     assert not wrong
 
 

@@ -4,9 +4,9 @@ The library caches a token and renews it before it ends. It is the extra `azure`
 """
 
 import asyncio
-import importlib
 import logging
 from collections.abc import Awaitable, Callable
+from types import ModuleType
 from typing import Any, Final
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -18,6 +18,13 @@ _ADVICE: Final = (
     "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run where Azure gives a managed or workload "
     "identity, or sign in with `az login`"
 )
+
+
+def _load() -> tuple[ModuleType, ModuleType]:
+    from azure.core import exceptions
+    from azure.identity import aio
+
+    return aio, exceptions
 
 
 class EntraTokens:
@@ -35,8 +42,7 @@ class EntraTokens:
     async def start(self) -> None:
         """Loads the library. It asks for nothing until the first token is needed."""
         try:
-            library = await asyncio.to_thread(importlib.import_module, "azure.identity.aio")
-            self._errors = await asyncio.to_thread(importlib.import_module, "azure.core.exceptions")
+            library, self._errors = await asyncio.to_thread(_load)
         except ModuleNotFoundError:
             self.lacks_package = True
             return

@@ -1,7 +1,7 @@
 """`openai`: chat completions, embeddings and models of OpenAI, and of everyone who speaks its format (`base_url`)."""
 
 from collections.abc import Collection, Mapping
-from typing import Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from urllib.parse import quote, urljoin, urlsplit
 
 import msgspec
@@ -23,6 +23,9 @@ from sluice_providers.wire.chat_dialect import ChatDialect
 from sluice_providers.wire.chat_models import openai_capabilities, read_models
 from sluice_providers.wire.chat_stream import ChatStream
 from sluice_providers.wire.chat_vectors import add_vectors, read_ranks
+
+if TYPE_CHECKING:
+    import openai
 
 _R = ErrorReason
 _NO_RESOURCE: Final = "https://resource.invalid"
@@ -183,7 +186,7 @@ class OpenAIAdapter(VendorAdapter):
             raise self.unsupported_operation("Embed")
         response = pb.EmbedResponse(model=request.target.model)
         size = max(1, self.settings.embed_batch)
-        client = self.client
+        client: openai.AsyncOpenAI = self.client
         if self.settings.api_version:
             base = self.upstream.base_url + _deployment(request.target.model)
             client = client.with_options(base_url=base, default_query={"api-version": self.settings.api_version})
