@@ -5,7 +5,7 @@ read brought in several events leaves as one delta. What comes whole, as an item
 polled for, adds only what was not read before; so an answer can be picked up again wherever it broke off.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -13,6 +13,17 @@ from sluice.chat.v1 import event_pb2, usage_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_providers.failures import VendorError, protocol_error
 from sluice_providers.wire.responses_request import Sealed, seal
+from sluice_providers.wire.responses_types import (
+    Event,
+    Item,
+    Response,
+    Usage,
+    decode_event,
+    decode_item,
+    decode_kind,
+    decode_output,
+    decode_response,
+)
 
 _FINISH: Final = {
     "max_output_tokens": usage_pb2.FINISH_REASON_LENGTH,
@@ -33,78 +44,6 @@ _DELTAS: Final = {
 _CALLS: Final = frozenset({"function_call", "custom_tool_call"})
 _PARAGRAPH: Final = "\n\n"
 """Between the parts of a summary, which the vendor numbers and does not part."""
-
-
-class _InputDetails(msgspec.Struct, gc=False):
-    cached_tokens: int | None = None
-
-
-class _OutputDetails(msgspec.Struct, gc=False):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, gc=False):
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    input_tokens_details: _InputDetails | None = None
-    output_tokens_details: _OutputDetails | None = None
-
-
-class _Incomplete(msgspec.Struct, gc=False):
-    reason: str | None = None
-
-
-class _Response(msgspec.Struct, gc=False):
-    id: str | None = None
-    model: str | None = None
-    status: str | None = None
-    error: Any = None
-    incomplete_details: _Incomplete | None = None
-    usage: _Usage | None = None
-    output: msgspec.Raw = msgspec.Raw(b"[]")
-
-
-class _Event(msgspec.Struct, gc=False):
-    type: str = ""
-    sequence_number: int | None = None
-    output_index: int = 0
-    summary_index: int = 0
-    content_index: int = 0
-    delta: Any = None  # text in every event that is read; what the rest hold is nobody's business
-    item: msgspec.Raw = msgspec.Raw(b"{}")
-    response: _Response | None = None
-    error: Any = None
-    code: Any = None
-
-
-class _Part(msgspec.Struct, gc=False):
-    type: str = ""
-    text: str = ""
-    refusal: str = ""
-
-
-class _Kind(msgspec.Struct, gc=False):
-    type: str = ""
-
-
-class _Item(msgspec.Struct, gc=False):
-    """An item of one of the kinds that are read; others may hold anything under these names."""
-
-    id: str | None = None
-    call_id: str = ""
-    name: str = ""
-    arguments: str = ""
-    input: str = ""
-    encrypted_content: str | None = None
-    summary: tuple[_Part, ...] | None = None
-    content: tuple[_Part, ...] | None = None
-
-
-_decode: Final = msgspec.json.Decoder(_Event).decode
-_decode_response: Final = msgspec.json.Decoder(_Response).decode
-_decode_output: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_kind: Final = msgspec.json.Decoder(_Kind).decode
-_decode_item: Final = msgspec.json.Decoder(_Item).decode
 
 
 class _Open:
@@ -162,7 +101,7 @@ class ResponsesStream:
         batch = pb.GenerateResponse()
         self.alive = False
         for payload in payloads:
-            event = _decode(payload)
+            event = decode_event(payload)
             number = event.sequence_number
             if number is not None:
                 if number <= self._read_before:
@@ -201,7 +140,7 @@ class ResponsesStream:
 
     def polled(self, payload: bytes) -> pb.GenerateResponse:
         """Returns what a response adds to what was read before: nothing until it has ended. Raises like `translate`."""
-        response = _decode_response(payload)
+        response = decode_response(payload)
         status = response.status or ""
         batch = pb.GenerateResponse()
         if status not in _TERMINAL and status not in _RUNNING:
@@ -211,12 +150,12 @@ class ResponsesStream:
         self._start(batch, response)
         if status in _TERMINAL:
             self._fail(response, status)
-            for index, raw in enumerate(_decode_output(response.output)):
+            for index, raw in enumerate(decode_output(response.output)):
                 self._ended_item(batch, index, raw)
             self._complete(batch, response, status)
         return batch
 
-    def _other(self, batch: pb.GenerateResponse, event: _Event) -> None:
+    def _other(self, batch: pb.GenerateResponse, event: Event) -> None:
         """Every event but deltas."""
         kind = event.type
         if kind == "response.output_item.added":
@@ -239,7 +178,7 @@ class ResponsesStream:
             self._fail(event.response, status)
             self._complete(batch, event.response, status)
 
-    def _start(self, batch: pb.GenerateResponse, response: _Response) -> None:
+    def _start(self, batch: pb.GenerateResponse, response: Response) -> None:
         if self._started:
             return
         self._started = True
@@ -259,7 +198,7 @@ class ResponsesStream:
             raise protocol_error(self._integration, "a delta of another kind than its item")
         return found
 
-    def _reasoning(self, batch: pb.GenerateResponse, event: _Event) -> None:
+    def _reasoning(self, batch: pb.GenerateResponse, event: Event) -> None:
         found = self._item(event.output_index, "reasoning")
         is_open = event.type == "response.reasoning_text.delta"
         if self._joined is not found or self._joined_open != is_open:
@@ -275,11 +214,11 @@ class ResponsesStream:
         self._pieces.append(event.delta)
 
     def _added_item(self, batch: pb.GenerateResponse, index: int, raw: msgspec.Raw) -> None:
-        kind = _decode_kind(raw).type
+        kind = decode_kind(raw).type
         if kind in _CALLS:
-            self._begin_call(batch, index, kind, _decode_item(raw))
+            self._begin_call(batch, index, kind, decode_item(raw))
 
-    def _begin_call(self, batch: pb.GenerateResponse, index: int, kind: str, item: _Item) -> _Open:
+    def _begin_call(self, batch: pb.GenerateResponse, index: int, kind: str, item: Item) -> _Open:
         if not item.call_id or not item.name:
             raise protocol_error(self._integration, "a tool call begins without its id or name")
         if index in self._items:
@@ -298,10 +237,10 @@ class ResponsesStream:
 
     def _ended_item(self, batch: pb.GenerateResponse, index: int, raw: msgspec.Raw) -> None:
         """Adds what of an item was not passed on yet, and the seal of reasoning."""
-        kind = _decode_kind(raw).type
+        kind = decode_kind(raw).type
         if kind not in ("message", "reasoning", *_CALLS):
             return
-        item = _decode_item(raw)
+        item = decode_item(raw)
         if kind in _CALLS:
             found = self._items.get(index) or self._begin_call(batch, index, kind, item)
             whole = item.input if kind == "custom_tool_call" else item.arguments or "{}"
@@ -323,7 +262,7 @@ class ResponsesStream:
             self._pieces.append(rest)
             self._join(batch)
 
-    def _seal(self, batch: pb.GenerateResponse, found: _Open, item: _Item) -> None:
+    def _seal(self, batch: pb.GenerateResponse, found: _Open, item: Item) -> None:
         """Adds the state that brings a reasoning item back, where anything can."""
         found.sealed = True
         is_open = found.open_sent > 0 and not found.sent
@@ -361,13 +300,13 @@ class ResponsesStream:
             event.tool_call_delta.block_index = found.block
             event.tool_call_delta.input_text = text
 
-    def _fail(self, response: _Response, status: str) -> None:
+    def _fail(self, response: Response, status: str) -> None:
         """Notes that the response has ended. Raises VendorError if it failed."""
         self.over = True
         if status in ("failed", "cancelled"):
             raise VendorError({"error": response.error or {}})
 
-    def _complete(self, batch: pb.GenerateResponse, response: _Response, status: str) -> None:
+    def _complete(self, batch: pb.GenerateResponse, response: Response, status: str) -> None:
         completed = batch.events.add().completed
         if status == "incomplete":
             reason = (response.incomplete_details.reason if response.incomplete_details else None) or status
@@ -383,7 +322,7 @@ class ResponsesStream:
         self.done = True
 
 
-def _fill(completed: event_pb2.Completed, usage: _Usage) -> None:
+def _fill(completed: event_pb2.Completed, usage: Usage) -> None:
     target = completed.usage
     target.source = usage_pb2.USAGE_SOURCE_PROVIDER
     target.input_tokens = usage.input_tokens or 0
