@@ -11,7 +11,7 @@ SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/
 TESTS := $(wildcard libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen lock fmt lint types test test-peers check demo bench clean release
+.PHONY: help setup gen lock fmt lint types test test-peers check demo bench bench-retrieval clean release
 
 help: ## show this list
 	@echo "Sluice: make <target>"
@@ -62,11 +62,16 @@ check: setup ## what CI runs: generated code and locks current, lint, types, com
 	@$(MAKE) --no-print-directory types
 	@echo "check: contracts against the last release"
 	@$(BIN)/python scripts/contracts.py breaking
+	@$(PYTHON) scripts/setup.py --with minilm
 	@$(MAKE) --no-print-directory test
 	@echo "check: all good"
 
 demo: setup ## start a mesh, index this repository, ask about it, stop; no key and no server needed
 	@$(BIN)/python scripts/demo.py $(ARGS)
+
+bench-retrieval: setup ## measure search: quality against baselines, and speed; ARGS=--help lists the parts
+	@$(PYTHON) scripts/setup.py --with minilm
+	@$(BIN)/python -m bench.retrieval $(ARGS)
 
 bench: setup ## measure streaming against a mock upstream; ARGS=--help lists the scenarios
 	@$(BIN)/python -m bench $(ARGS)

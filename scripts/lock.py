@@ -46,6 +46,8 @@ class Lock:
     members: tuple[str, ...]
     inputs: tuple[str, ...] = ("build.in",)
     constrained: bool = True
+    bare: bool = False
+    """Only what its inputs name, and nothing that those say they need."""
 
     @property
     def path(self) -> Path:
@@ -63,6 +65,7 @@ LOCKS = (
     Lock("retrieval", (PROTOS, KIT, CLIENT, RETRIEVAL)),
     Lock("cli", (PROTOS, KIT, CLIENT, CLI)),
     Lock("mesh", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI)),
+    Lock("minilm", (), ("minilm.in",), bare=True),
 )
 
 
@@ -126,6 +129,8 @@ def compile_lock(lock: Lock, members: tuple[str, ...], options: list[str], outpu
     command += options
     if lock.members:
         command.append("--all-extras")
+    if lock.bare:
+        command.append("--no-deps")
     command += [f"requirements/{name}" for name in lock.inputs]
     command += [f"{member}/pyproject.toml" for member in lock.members]
     # A folder of wheels that pip is told to look into would leave its own builds and hashes in a lock meant for everyone.
@@ -225,10 +230,15 @@ def problems() -> list[str]:
         found += [
             f"{label}: needs the member {name}, which scripts/lock.py does not give it" for name in sorted(outside)
         ]
-        found += [f"{label}: {reason}" for reason in unmet_below(wanted, pins, own)]
+        if lock.bare:
+            found += [f"{label}: {reason}" for one in wanted if (reason := unmet(one, pins)) is not None]
+        else:
+            found += [f"{label}: {reason}" for reason in unmet_below(wanted, pins, own)]
         for pinned, entries in pins.items():
             if pinned in own:
                 found.append(f"{label}: holds the member {pinned}; members are installed from the tree")
+            if lock.bare and pinned not in dev_pins:
+                continue
             dev_versions = {version for version, _ in dev_pins.get(pinned, [])}
             differing = {version for version, _ in entries} - dev_versions
             if differing:

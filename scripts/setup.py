@@ -26,7 +26,7 @@ import json
 import subprocess
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,8 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "sluice-setup.json"
 BOOTSTRAP_LOCK = ROOT / "requirements" / "bootstrap.lock"
 DEV_LOCK = ROOT / "requirements" / "dev.lock"
+OPTIONAL = ("minilm",)
+"""Locks that are installed on top when asked for by name: `--with minilm`."""
 
 
 def members() -> list[str]:
@@ -130,6 +132,24 @@ def create_venv() -> None:
     run([sys.executable, "-I", "-m", "venv", "--clear", str(VENV)], dict(os.environ), "Is the disk full or read-only?")
 
 
+def install_optional(name: str) -> None:
+    """Installs an optional lock once; its packages only, because they say to need more than is used of them."""
+    lock = ROOT / "requirements" / f"{name}.lock"
+    stamp = VENV / f"sluice-{name}.sha256"
+    digest = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
+        return
+    environment = uv_environment()
+    environment.pop("PYTHONPATH", None)
+    uv = [str(VENV / "bin" / "uv"), "pip", "install", "--python", str(PYTHON), "--no-config", "--quiet"]
+    network = "If it could not reach the package index, check the network or pip's index and proxy settings."
+    step(
+        f"installing {name} from requirements/{name}.lock",
+        lambda: run([*uv, "--no-deps", "--require-hashes", "-r", str(lock)], environment, network),
+    )
+    stamp.write_text(digest, encoding="utf-8")
+
+
 def install(folders: list[str]) -> None:
     plain = {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
     network = "If it could not reach the package index, check the network or pip's index and proxy settings."
@@ -154,7 +174,20 @@ def install(folders: list[str]) -> None:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
+    """Makes .venv, and installs the optional locks that `--with NAME ...` asks for."""
+    wanted = arguments[1:] if arguments[:1] == ["--with"] else []
+    unknown = [name for name in wanted if name not in OPTIONAL]
+    if unknown or (arguments and not wanted):
+        sys.exit(f"setup: usage: setup.py [--with NAME ...]; names: {', '.join(OPTIONAL)}")
+    make_environment()
+    with only_one():
+        for name in wanted:
+            install_optional(name)
+
+
+def make_environment() -> None:
+    """Makes .venv, or says that it is up to date."""
     started = time.monotonic()
     folders = members()
     if read_stamp() == fingerprint(folders) and PYTHON.exists():
@@ -178,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
