@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sluice.chat.v1 import event_pb2, message_pb2, target_pb2, tool_pb2, usage_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.fold import Fold
+from sluice_providers.wire.gemini_request import gemini_body
+from sluice_providers.wire.gemini_stream import GeminiStream
 
 from .asked import ASSISTANT, TOOL, USER
 from .format_google import GOOGLE, MODEL, call, chunk, event, reply
@@ -168,3 +172,47 @@ async def test_a_result_without_its_call_is_refused(running: Subject) -> None:
     result = message_pb2.Part(tool_result=message_pb2.ToolResult(call_id="c9"))
     error = await failure_of(running, going_on(message_pb2.Message(role=TOOL, parts=[result])))
     assert [violation.field for violation in error.violations] == ["messages[1].parts[0].tool_result.call_id"]
+
+
+SIGNED = st.sampled_from(["", "", "AAAA", "BBB="])
+WORDS = st.text(st.sampled_from("aå🙂"), max_size=3)
+
+
+@st.composite
+def any_part(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(["text", "text", "thought", "call"]))
+    part: dict[str, Any] = call("fc", "time", zone="CET") if kind == "call" else {"text": draw(WORDS)}
+    if kind == "thought":
+        part["thought"] = True
+    signature = draw(SIGNED)
+    return part | ({"thoughtSignature": signature} if signature else {})
+
+
+def as_told(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What must go back: unsigned neighbours of one kind as one, and nothing that is empty or a thought of no seal."""
+    joined: list[dict[str, Any]] = []
+    for part in parts:
+        last = joined[-1] if joined else {}
+        if part.get("text") == "" and "thoughtSignature" not in part:
+            continue
+        grows = "text" in last and "text" in part and "thoughtSignature" not in last
+        if grows and "thought" in last and "thought" in part:
+            joined[-1] = {**part, "text": last["text"] + part["text"]}
+        elif grows and "thoughtSignature" not in part and last.keys() == part.keys():
+            last["text"] += part["text"]
+        else:
+            joined.append(dict(part))
+    return [part for part in joined if "thought" not in part or "thoughtSignature" in part]
+
+
+@given(st.lists(any_part(), max_size=8), st.integers(1, 4))
+def test_any_parts_in_any_reads_go_back_as_they_came(parts: list[dict[str, Any]], size: int) -> None:
+    frames = [chunk(part) for part in parts] + [chunk(finish="STOP")]
+    payloads = [frame.removeprefix(b"data: ").strip() for frame in frames]
+    reader = GeminiStream("vendor")
+    batches = [reader.translate(payloads[start : start + size]) for start in range(0, len(payloads), size)]
+    assert reader.done
+    message = answer_of([one for batch in batches for one in batch.events])
+    body = gemini_body(going_on(message, model="gemini-2.5-flash"), integration="vendor")
+    written = [part for content in body["contents"][1:] for part in content["parts"]]
+    assert written == as_told(parts)
