@@ -21,11 +21,15 @@ from sluice_kit.secrets import Secret
 from sluice_providers.failures import protocol_error
 from sluice_providers.http import HttpSettings
 
+log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _MANDATORY_SECONDS: Final = 600
 """So long before its end a credential is not used any more without a try to renew it; botocore's own limit."""
 _AGAIN_SECONDS: Final = 60.0
 """So long after a search that found nothing, the next may begin."""
+_REGION: Final = re.compile(r"[a-z0-9-]+")
+_LONG_BYTES: Final = 1024 * 1024
+"""From this size on a body takes long enough to hash that others would notice."""
 _CHATTY: Final = ("boto3", "botocore", "urllib3")
 
 Service = Literal["bedrock", "bedrock-runtime", "bedrock-agent-runtime"]
@@ -39,7 +43,7 @@ class AwsSettings(HttpSettings, frozen=True, forbid_unknown_fields=True, kw_only
     profile: str = ""
     """Profile of the shared files of AWS. Empty: AWS_PROFILE, or `default`."""
     access_key_id: Secret = Secret("")
-    """Access key. Empty text: credentials are found by the chain."""
+    """Access key. Empty text: credentials are found by the chain, which begins with the variables."""
     secret_access_key: Secret = Secret("")
     """What belongs to the access key."""
     session_token: Secret = Secret("")
@@ -69,6 +73,7 @@ class Aws:
         self._credentials: Any = None
         self._frozen: Any = None  # what the last request was signed with
         self._search: asyncio.Task[None] | None = None
+        self._lacking = ""  # what the chain found no more than a part of
         self._searched_at = 0.0
         self._renewal: asyncio.Task[None] | None = None
         self._clients: dict[Service, asyncio.Task[Any]] = {}
@@ -98,13 +103,12 @@ class Aws:
     @property
     def has_keys(self) -> bool:
         """Whether the settings hold an access key."""
-        return bool(self._settings.access_key_id) and bool(self._settings.access_key_id.reveal())
+        return bool(_text(self._settings.access_key_id))
 
     @property
     def bearer(self) -> str:
         """The API key of the service, which stands for credentials; empty where there is none."""
-        key: Secret = self._settings.api_key
-        return key.reveal() if key else ""
+        return _text(self._settings.api_key)
 
     def missing(self, bearer_variable: str) -> tuple[str, ...]:
         """Returns what the operator must set, by name. While the chain is still at work, nothing is known to miss."""
@@ -117,6 +121,8 @@ class Aws:
             names.append(f"AWS_PROFILE (there is no profile {settings.profile or 'of the name it holds'})")
         elif not self.region:
             names.append("AWS_REGION")
+        elif not _REGION.fullmatch(self.region):
+            names.append("AWS_REGION (what it holds is no name of a region)")
         if self.bearer:
             return tuple(names)
         if self.has_keys:
@@ -125,7 +131,7 @@ class Aws:
             return (*names, f"AWS_ACCESS_KEY_ID or {bearer_variable}")
         self._look()
         if self._profile_found and self._credentials is None and self._search is not None and self._search.done():
-            names.append(f"AWS_ACCESS_KEY_ID or AWS_PROFILE or {bearer_variable}")
+            names.append(self._lacking or f"AWS_ACCESS_KEY_ID or AWS_PROFILE or {bearer_variable}")
         return tuple(names)
 
     def _open(self) -> None:
@@ -137,10 +143,10 @@ class Aws:
         core = importlib.import_module("botocore.session").Session()
         settings = self._settings
         given: dict[str, Any] = {"region_name": settings.region or None, "profile_name": settings.profile or None}
-        if self.has_keys and settings.secret_access_key:
-            given["aws_access_key_id"] = settings.access_key_id.reveal()
-            given["aws_secret_access_key"] = settings.secret_access_key.reveal()
-            given["aws_session_token"] = settings.session_token.reveal() if settings.session_token else ""
+        if self.has_keys and _text(settings.secret_access_key):
+            given["aws_access_key_id"] = _text(settings.access_key_id)
+            given["aws_secret_access_key"] = _text(settings.secret_access_key)
+            given["aws_session_token"] = _text(settings.session_token) or None
         try:
             session = importlib.import_module("boto3.session").Session(botocore_session=core, **given)
             self.region = session.region_name or ""
@@ -170,12 +176,14 @@ class Aws:
             self._search = asyncio.create_task(self._find())
 
     async def _find(self) -> None:
+        errors = importlib.import_module("botocore.exceptions")
+        self._lacking = ""
         try:
             self._credentials = await self.run(self._session.get_credentials)
-        except importlib.import_module("botocore.exceptions").BotoCoreError as error:
-            logging.getLogger(__name__).warning(
-                "no credentials of AWS were found", extra={"exception_type": type(error).__qualname__}
-            )
+        except errors.PartialCredentialsError as error:
+            self._lacking = str(error.kwargs.get("cred_var", "")).upper()
+        except errors.BotoCoreError as error:
+            log.warning("no credentials of AWS were found", extra={"exception_type": type(error).__qualname__})
         finally:
             self._searched_at = asyncio.get_running_loop().time()
 
@@ -212,10 +220,14 @@ class Aws:
         if self.bearer:
             return {**headers, "Authorization": f"Bearer {self.bearer}"}
         credentials = await self.credentials()
-        auth = importlib.import_module("botocore.auth")
-        request = importlib.import_module("botocore.awsrequest").AWSRequest("POST", url, dict(headers), body)
-        auth.SigV4Auth(credentials, signing_name, self.region).add_auth(request)
-        return dict(request.headers.items())
+
+        def sign() -> dict[str, str]:
+            auth = importlib.import_module("botocore.auth")
+            request = importlib.import_module("botocore.awsrequest").AWSRequest("POST", url, dict(headers), body)
+            auth.SigV4Auth(credentials, signing_name, self.region).add_auth(request)
+            return dict(request.headers.items())
+
+        return sign() if len(body) < _LONG_BYTES else await self.run(sign)
 
     async def client(self, service: Service, url: str) -> Any:
         """Returns a client of the SDK, made once. `url` is its address; empty: the one of the region.
@@ -262,6 +274,11 @@ class Aws:
         params["headers"].update(self._settings.headers)
         if self.bearer:
             params["headers"]["Authorization"] = f"Bearer {self.bearer}"
+
+
+def _text(secret: Secret) -> str:
+    """Returns a secret; nothing where it is empty or missing."""
+    return secret.reveal() if secret else ""
 
 
 def _seen(task: "asyncio.Task[Any]") -> None:

@@ -28,7 +28,7 @@ from sluice_providers.wire.messages_request import Source
 _R = ErrorReason
 _BEARER: Final = "AWS_BEARER_TOKEN_BEDROCK"
 _SIGNING_NAME: Final = "bedrock"
-_PROFILES: Final = "list_inference_profiles"
+_PROFILES: Final = "inferenceProfileSummaries"
 _SPARE_THREADS: Final = 4
 """Threads beside those for embeddings, so that credentials and models never wait for these."""
 _EVENT_STREAM: Final = "application/vnd.amazon.eventstream"
@@ -76,11 +76,8 @@ class BedrockAdapter(HttpAdapter):
     Settings = BedrockSettings
     DEFAULTS: ClassVar[Mapping[str, Any]] = {
         "region": "${AWS_REGION:-}",
-        "profile": "${AWS_PROFILE:-}",
         "api_key": f"${{{_BEARER}:-}}",
-        "access_key_id": "${AWS_ACCESS_KEY_ID:-}",
-        "secret_access_key": "${AWS_SECRET_ACCESS_KEY:-}",
-        "session_token": "${AWS_SESSION_TOKEN:-}",
+        # The rest is read by the chain, in its own order: a profile of the section is before keys of the variables.
     }
     CODES: ClassVar[Mapping[str, Reason]] = {
         "AccessDeniedException": _R.ERROR_REASON_UPSTREAM_PERMISSION,
@@ -254,8 +251,8 @@ class BedrockAdapter(HttpAdapter):
         response = pb.RerankResponse(model=model)
         while True:
             page = await self._call("bedrock-agent-runtime", lambda client: client.rerank(**asked))
-            for row in page.get("results", ()):
-                response.results.add(index=row["index"], score=row["relevanceScore"])
+            for row in self._rows(page, "results"):
+                response.results.add(index=row.get("index", -1), score=row.get("relevanceScore", 0.0))
             if not page.get("nextToken"):
                 return response
             asked["nextToken"] = page["nextToken"]
@@ -290,19 +287,26 @@ class BedrockAdapter(HttpAdapter):
         return pb.CountTokensResponse(tokens=counted["inputTokens"], kind=pb.TOKEN_COUNT_KIND_EXACT)
 
     async def list_models(self) -> list[model_pb2.Model]:
+        def every_profile(client: Any) -> list[Any]:
+            pages = client.get_paginator("list_inference_profiles").paginate()
+            return [row for page in pages for row in self._rows(page, _PROFILES)]
+
         summaries, profiles = await asyncio.gather(
-            self._call("bedrock", lambda client: client.list_foundation_models()),
-            self._call("bedrock", lambda client: client.get_paginator(_PROFILES).paginate().build_full_result()),
+            self._call("bedrock", lambda client: self._rows(client.list_foundation_models(), "modelSummaries")),
+            self._call("bedrock", every_profile),
         )
-        rows = bedrock_models.models(
-            summaries.get("modelSummaries", ()),
-            profiles.get("inferenceProfileSummaries", ()),
-            lambda model: self._embedding_form(model) is not None,
-        )
-        return list(rows)
+        return list(bedrock_models.models(summaries, profiles, lambda id: self._embedding_form(id) is not None))
+
+    def _rows(self, reply: Mapping[str, Any], name: str) -> list[Any]:
+        """Returns the list of a reply. The SDK takes what is no JSON at all for a reply without one."""
+        if name not in reply:
+            raise protocol_error(self.integration, "the reply holds no list")
+        rows: list[Any] = reply[name]
+        return rows
 
     async def ping(self) -> str:
-        await self._call("bedrock", lambda client: client.list_inference_profiles(maxResults=1))
+        reply = await self._call("bedrock", lambda client: client.list_inference_profiles(maxResults=1))
+        self._rows(reply, _PROFILES)
         return ""
 
     def words_of(self, body: Any, headers: Mapping[str, str]) -> tuple[str | None, ...]:

@@ -24,7 +24,7 @@ def models(
     known = {}
     for row in summaries:
         outputs = row.get("outputModalities", ())
-        if outputs and not _READ.intersection(outputs):
+        if not row.get("modelId") or (outputs and not _READ.intersection(outputs)):
             continue
         known[row["modelId"]] = model = _model(row, embeds)
         if _ON_DEMAND in row.get("inferenceTypesSupported", (_ON_DEMAND,)):
@@ -33,7 +33,9 @@ def models(
         ids = (str(entry.get("modelArn", "")).rpartition(_ARN_PART)[2] for entry in row.get("models", ()))
         base = next((known[id] for id in ids if id in known), None)
         if base is not None:
-            yield _profile(row, base)
+            profile = _profile(row, base)
+            if profile.id:
+                yield profile
 
 
 def _model(row: Mapping[str, Any], embeds: Callable[[str], bool]) -> model_pb2.Model:
@@ -61,7 +63,7 @@ def _profile(row: Mapping[str, Any], base: model_pb2.Model) -> model_pb2.Model:
     model.CopyFrom(base)
     system = row.get("type") == "SYSTEM_DEFINED"
     # A profile of the account's own is called by its address alone.
-    model.id = row["inferenceProfileId"] if system else row["inferenceProfileArn"]
+    model.id = row.get("inferenceProfileId" if system else "inferenceProfileArn", "")
     model.display_name = row.get("inferenceProfileName", "")
     if row.get("createdAt") is not None:
         model.create_time.FromDatetime(row["createdAt"])
