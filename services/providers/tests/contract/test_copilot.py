@@ -430,7 +430,8 @@ async def test_which_models_are_listed(transport: str, github: GitHub, tmp_path:
     async with subject(transport, "vendor", settings, tmp_path) as running:
         models = (await running.call("ListModels", pb.ListModelsRequest())).models
         assert [model.id for model in models] == ["a", "b", "codex", "e", "hidden"]
-        for body in ({}, {"data": [{}]}, {"data": 5}):
+        bodies: tuple[dict[str, Any], ...] = ({}, {"data": [{}]}, {"data": 5})
+        for body in bodies:
             github.models = reply(body)
             with pytest.raises(SluiceError) as caught:
                 await running.call("ListModels", pb.ListModelsRequest())
