@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -20,8 +21,9 @@ from sluice_kit.call import Call
 from sluice_kit.channels import open_channel
 from sluice_kit.errors import SluiceError, from_rpc_error
 from sluice_kit.ports import Generator
-from sluice_kit.testing import document_of, make_service, running
+from sluice_kit.testing import document_of, running
 from sluice_providers.colocate import create
+from sluice_providers.service import create as create_service
 
 TRANSPORTS = ("grpc", "colocated")
 _LIMIT = 20.0
@@ -119,6 +121,7 @@ class Subject:
         if self._generator is not None:
             names = {
                 "Embed": self._generator.embed,
+                "Rerank": self._generator.rerank,
                 "CountTokens": self._generator.count_tokens,
                 "ListModels": self._generator.list_models,
                 "GetStatus": self._generator.get_status,
@@ -146,7 +149,8 @@ async def subject(
         finally:
             await generator.close()
         return
-    service = make_service("providers", document, integration=integration)
+    # As `sluice_kit.testing.make_service` does, without a search through everything that is installed.
+    service = create_service(document, argparse.Namespace(integration=integration))
     async with running(service, document) as server, open_channel(server.address) as channel:
         yield Subject(integration, provider_service_pb2_grpc.ProviderServiceStub(channel), None)
 
