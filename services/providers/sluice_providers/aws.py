@@ -182,7 +182,7 @@ class Aws:
             self._credentials = await self.run(self._session.get_credentials)
         except errors.PartialCredentialsError as error:
             self._lacking = str(error.kwargs.get("cred_var", "")).upper()
-        except errors.BotoCoreError as error:
+        except Exception as error:  # noqa: BLE001 - whatever fails on this way, of any service asked, means the same
             log.warning("no credentials of AWS were found", extra={"exception_type": type(error).__qualname__})
         finally:
             self._searched_at = asyncio.get_running_loop().time()

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import quote
 
 import msgspec
@@ -20,7 +20,7 @@ from sluice_providers.base import Emitter
 from sluice_providers.eventstream import BrokenFrame, EventStreamDecoder
 from sluice_providers.exchange import Framing, HttpAdapter
 from sluice_providers.failures import by_status, protocol_error, vendor_failure
-from sluice_providers.http import JSON, Reply, printable_header
+from sluice_providers.http import JSON, Reply, check_base_url, printable_header
 from sluice_providers.wire import bedrock_embeddings, bedrock_models, converse_request
 from sluice_providers.wire.converse_stream import ConverseStream
 from sluice_providers.wire.messages_request import Source
@@ -57,7 +57,7 @@ class BedrockSettings(AwsSettings, frozen=True, forbid_unknown_fields=True, kw_o
     """Where texts are ranked. Empty: the region's own address."""
     native_citations: bool = True
     """Whether passages are handed over as search results to models that cite them; else inside the prompt."""
-    embed_concurrency: int = 8
+    embed_concurrency: Annotated[int, msgspec.Meta(ge=1, le=256)] = 8
     """Most calls for embeddings at a time. Titan takes one text a call."""
     embedding_forms: dict[str, bedrock_embeddings.FormName] = msgspec.field(default_factory=dict)
     """How embedding models are asked whose ids do not tell, e.g. the ARN of provisioned throughput: id → form."""
@@ -104,6 +104,8 @@ class BedrockAdapter(HttpAdapter):
         url = settings.base_url or "https://bedrock-runtime.amazonaws.com"
         super().__init__(integration, msgspec.structs.replace(settings, base_url=url))
         self._given_url = settings.base_url
+        for other in filter(None, (settings.control_url, settings.agent_url)):
+            check_base_url(other)
         self._aws = Aws(settings, settings.embed_concurrency + _SPARE_THREADS)
         self._embedding = asyncio.Semaphore(settings.embed_concurrency)
         self._lacks_sdk = False
@@ -229,7 +231,11 @@ class BedrockAdapter(HttpAdapter):
 
     async def rerank(self, request: pb.RerankRequest) -> pb.RerankResponse:
         if self._aws.bearer:
-            raise self.unsupported_operation("Rerank with an API key")  # that service takes none
+            raise self.error(
+                _R.ERROR_REASON_UNSUPPORTED_OPERATION,
+                f"{self.integration} has an API key, and texts are ranked for credentials of AWS only",
+                operation="Rerank",
+            )
         model = request.target.model
         here = f"arn:{self._aws.partition}:bedrock:{self._aws.region}::foundation-model/"
         ranking: dict[str, Any] = {

@@ -269,7 +269,8 @@ def _tool_results(message: message_pb2.Message, index: int) -> list[dict[str, An
         if part.WhichOneof("kind") != "tool_result":
             raise misplaced(index, position, part.WhichOneof("kind"), message.role)
         result = part.tool_result
-        block: dict[str, Any] = {"toolUseId": result.call_id, "content": [{"text": result.text}]}
+        # A blank text is refused; a result without content is none.
+        block: dict[str, Any] = {"toolUseId": result.call_id, "content": [{"text": result.text}] if result.text else []}
         if result.is_error:
             block["status"] = "error"
         content.append({"toolResult": block})

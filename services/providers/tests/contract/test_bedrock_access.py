@@ -18,7 +18,7 @@ from botocore.credentials import Credentials
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.call import Call
-from sluice_kit.config import load
+from sluice_kit.config import ConfigError, load
 from sluice_kit.testing import document_of
 from sluice_providers.adapters.bedrock import BedrockAdapter, BedrockSettings
 from sluice_providers.aws import Aws
@@ -307,3 +307,22 @@ async def test_a_region_that_is_none(upstream: Upstream, tmp_path: Path) -> None
     async with subject("colocated", "vendor", settings(upstream, region="evil.example/"), tmp_path) as running:
         status = await running.call("GetStatus", pb.GetStatusRequest())
     assert list(status.missing_settings) == ["AWS_REGION (what it holds is no name of a region)"]
+
+
+async def test_without_the_sdk_the_extra_is_named(
+    upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    async with subject("colocated", "vendor", settings(upstream), tmp_path) as running:
+        status = await running.call("GetStatus", pb.GetStatusRequest())
+        error = await failure_of(running, asking("vendor", BEDROCK.model))
+    assert list(status.missing_settings) == ["the package extra sluice-providers[bedrock]"]
+    assert error.reason_name == "INTEGRATION_MISCONFIGURED"
+
+
+def test_addresses_hold_no_passwords(upstream: Upstream, tmp_path: Path) -> None:
+    for name in ("base_url", "control_url", "agent_url"):
+        given = settings(upstream) | {name: "http://user:hunter2@127.0.0.1"}
+        with pytest.raises(ConfigError) as caught:
+            create(document_of({"providers": {"vendor": given}}, tmp_path), "vendor")
+        assert "hunter2" not in str(caught.value)

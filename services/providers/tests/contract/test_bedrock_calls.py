@@ -117,6 +117,20 @@ async def test_ranking(upstream: Upstream, tmp_path: Path) -> None:
     assert [row["inlineDocumentSource"]["textDocument"]["text"] for row in sent.json["sources"]] == ["a", "b"]
 
 
+async def test_no_ranking_with_an_api_key(upstream: Upstream, tmp_path: Path) -> None:
+    given = settings(upstream, api_key="bedrock-key-1")
+    generator = create(document_of({"providers": {"vendor": given}}, tmp_path), "vendor")
+    await generator.start()
+    try:
+        target = asking("vendor", "amazon.rerank-v1:0").target
+        with pytest.raises(SluiceError) as caught:
+            await generator.rerank(pb.RerankRequest(target=target, query="q", texts=["a"]), Call("/test"))
+    finally:
+        await generator.close()
+    assert caught.value.reason_name == "UNSUPPORTED_OPERATION"
+    assert upstream.requests == []
+
+
 async def test_counting(transport: str, upstream: Upstream, tmp_path: Path) -> None:
     request = asking("vendor", "eu.anthropic.claude-sonnet-4-5-20250929-v1:0")
     counting = pb.CountTokensRequest(target=request.target, messages=request.messages, system_instruction="Be brief.")
