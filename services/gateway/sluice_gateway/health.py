@@ -13,7 +13,7 @@ from sluice.provider.v1.provider_service_pb2 import GetStatusRequest, GetStatusR
 from sluice_gateway.config import HealthConfig
 from sluice_gateway.integrations import Integration, Integrations
 from sluice_kit.call import Call
-from sluice_kit.errors import DeadlineError, SluiceError, make_error
+from sluice_kit.errors import CancelledByOwnerError, DeadlineError, InternalError, SluiceError, make_error
 from sluice_kit.rpc import SendMessage
 
 log = logging.getLogger(__name__)
@@ -73,11 +73,12 @@ async def _status(integration: Integration, call: Call, *, probe: bool) -> GetSt
     try:
         async with asyncio.timeout_at(call.deadline):
             return await integration.generator.get_status(GetStatusRequest(probe=probe), call)
-    except (DeadlineError, TimeoutError):
-        text = f"the adapter {integration.id} does not answer"
-        return make_error(ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE, text)
+    except TimeoutError:
+        return _silent_adapter(integration)
     except SluiceError as error:
-        return error
+        # A connection that broke on the way has many names, and grpc's own words are for nobody.
+        broke = isinstance(error, DeadlineError | CancelledByOwnerError | InternalError) and not error.metadata
+        return _silent_adapter(integration) if broke else error
 
 
 def unreachable(error: SluiceError) -> pb.IntegrationHealth:
@@ -111,6 +112,11 @@ def _health(status: GetStatusResponse, failure: SluiceError | None = None) -> pb
         f"set {', '.join(status.missing_settings)}" if status.missing_settings else "the vendor does not answer"
     )
     return health
+
+
+def _silent_adapter(integration: Integration) -> SluiceError:
+    text = f"the adapter {integration.id} does not answer"
+    return make_error(ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE, text)
 
 
 def _silent_vendor(integration: Integration) -> SluiceError:
