@@ -61,6 +61,8 @@ _DOCUMENTS: Final = {
     "text/markdown": "md",
 }
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9\-()\[\]]+")
+_EMPTY: Final = "(empty)"
+"""Stands for the result of a call that gave no text: the vendor refuses texts that are blank."""
 _MAX_NAME: Final = 180
 """The vendor's limit is 200; a number that makes a name the only one of its kind must fit, too."""
 _CITING: Final = re.compile(r"anthropic\.claude-(?!v\d|instant|3-haiku|3-sonnet|3-opus|3-5-sonnet)")
@@ -235,7 +237,8 @@ def _assistant(message: message_pb2.Message, index: int, integration: str) -> li
     for position, part in enumerate(message.parts):
         kind = part.WhichOneof("kind")
         if kind == "text":
-            content.append({"text": part.text})
+            if part.text.strip():  # a model may have written a lone line end, and what is blank is refused
+                content.append({"text": part.text})
         elif kind == "tool_call":
             call = part.tool_call
             field = f"messages[{index}].parts[{position}].tool_call.arguments_json"
@@ -269,8 +272,8 @@ def _tool_results(message: message_pb2.Message, index: int) -> list[dict[str, An
         if part.WhichOneof("kind") != "tool_result":
             raise misplaced(index, position, part.WhichOneof("kind"), message.role)
         result = part.tool_result
-        # A blank text is refused; a result without content is none.
-        block: dict[str, Any] = {"toolUseId": result.call_id, "content": [{"text": result.text}] if result.text else []}
+        text = result.text if result.text.strip() else _EMPTY
+        block: dict[str, Any] = {"toolUseId": result.call_id, "content": [{"text": text}]}
         if result.is_error:
             block["status"] = "error"
         content.append({"toolResult": block})

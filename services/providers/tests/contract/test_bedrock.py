@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -242,6 +241,16 @@ async def test_parts_that_the_format_has_no_form_for(
     assert [violation.field for violation in caught.value.violations] == [field]
 
 
+def test_blank_texts_are_never_sent() -> None:
+    request = asking("vendor", BEDROCK.model)
+    call = message_pb2.ToolCall(id="c", name="f")
+    request.messages.add(role=ASSISTANT, parts=[part(text="\n\n"), part(tool_call=call)])
+    request.messages.add(role=TOOL, parts=[part(tool_result=message_pb2.ToolResult(call_id="c", text=" "))])
+    _, asked, result = converse_body(request, integration="vendor", native_citations=True)[0]["messages"]
+    assert [set(block) for block in asked["content"]] == [{"toolUse"}]
+    assert result["content"][0]["toolResult"]["content"] == [{"text": "(empty)"}]
+
+
 def location(result: int, start: int, end: int) -> dict[str, Any]:
     place = {"searchResultLocation": {"searchResultIndex": result, "start": start, "end": end}}
     return {"title": "t", "source": "s", "sourceContent": [{"text": "…"}], "location": place}
@@ -384,11 +393,3 @@ async def test_the_count_may_be_missing_but_not_half_there(upstream: Upstream, t
         upstream.answer(BEDROCK.stream([*frames[:-1], frames[-1][:20]]))
         error = await failure_of(running, asking("vendor", BEDROCK.model))
         assert error.reason_name == "UPSTREAM_PROTOCOL_ERROR"
-
-
-async def test_a_model_that_does_not_exist(transport: str, upstream: Upstream, tmp_path: Path) -> None:
-    told = json.dumps({"message": "The provided model identifier is invalid."}).encode()
-    upstream.answer(plain(told, 400, x_amzn_errortype="ValidationException"))
-    async with at(upstream, tmp_path, transport) as running:
-        error = await failure_of(running, asking("vendor", "no.such-model"))
-    assert (error.reason_name, error.metadata["model"]) == ("MODEL_NOT_FOUND", "vendor/no.such-model")

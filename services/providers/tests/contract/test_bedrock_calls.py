@@ -18,7 +18,7 @@ from sluice_providers.aws import sdk_failure
 from sluice_providers.colocate import create
 
 from .format_bedrock import BEDROCK, models, vectors
-from .subject import asking, subject
+from .subject import asking, failure_of, subject
 from .test_bedrock_access import settings, signed_by
 from .upstream import Connection, Play, Request, Upstream, plain
 from .wire_format import KEY
@@ -221,3 +221,11 @@ async def test_a_call_that_is_given_up_holds_nobody_up(upstream: Upstream, tmp_p
             await task
         upstream.answer(models)
         assert (await running.call("ListModels", pb.ListModelsRequest())).models
+
+
+async def test_a_model_that_does_not_exist(transport: str, upstream: Upstream, tmp_path: Path) -> None:
+    told = json.dumps({"message": "The provided model identifier is invalid."}).encode()
+    upstream.answer(plain(told, 400, x_amzn_errortype="ValidationException"))
+    async with subject(transport, "vendor", settings(upstream), tmp_path) as running:
+        error = await failure_of(running, asking("vendor", "no.such-model"))
+    assert (error.reason_name, error.metadata["model"]) == ("MODEL_NOT_FOUND", "vendor/no.such-model")
