@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from sluice.provider.v1 import model_pb2
@@ -96,6 +97,17 @@ def _tools() -> list[bytes]:
         stop(1),
         *end("tool_use"),
     ]
+
+
+def calls(calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[bytes]:
+    frames = [start()]
+    begun: set[int] = set()
+    for number, piece in pieces:
+        if number not in begun:
+            begun.add(number)
+            frames.append(call(number, *calls[number]))
+        frames.append(delta(number, toolUse={"input": piece}))
+    return [*frames, *(stop(number) for number in range(len(calls))), *end("tool_use")]
 
 
 def _reasoning() -> list[bytes]:
@@ -230,6 +242,7 @@ BEDROCK = Format(
     finish_words={"stop": "end_turn", "length": "max_tokens", "content_filter": "guardrail_intervened"},
     opening=start(),
     tools=_tools(),
+    calls=calls,
     reasoning=_reasoning(),
     reasoning_state=b"EqQBCg==",
     whole=whole("end_turn", {"text": "Hello there"}),

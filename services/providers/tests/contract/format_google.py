@@ -11,7 +11,7 @@ from sluice_providers.wire import gemini_request
 
 from .format_openai import GARBLED
 from .upstream import Connection, Play, Request, plain
-from .wire_format import KEY, Format
+from .wire_format import KEY, Format, joined
 
 MODEL = "gemini-3-flash-test"
 USAGE = {
@@ -155,6 +155,10 @@ GOOGLE = Format(
     tools=[
         chunk({"thoughtSignature": SIGNATURE, **call("call_a", "weather", city="Aarhus")}),
         chunk(call("call_b", "time", zone="CET")),
+        chunk({"text": ""}, finish="STOP"),
+    ],
+    calls=lambda calls, pieces: [
+        *(chunk({"functionCall": {"id": id, "name": name, "args": args}}) for id, name, args in joined(calls, pieces)),
         chunk({"text": ""}, finish="STOP"),
     ],
     reasoning=[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from sluice.provider.v1 import model_pb2
@@ -10,7 +11,7 @@ from sluice_providers import options
 from sluice_providers.wire import ollama_request
 
 from .upstream import Connection, Play, Request, plain
-from .wire_format import Format
+from .wire_format import Format, joined
 
 MODEL = "qwen3:8b"
 METRICS = {
@@ -58,6 +59,12 @@ def finished(reason: str, *pieces: str) -> list[bytes]:
 
 def text(*pieces: str) -> list[bytes]:
     return finished("stop", *pieces)
+
+
+def calls(calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[bytes]:
+    """The server sends each call whole, and old ones without an id."""
+    rows = [{"function": {"name": name, "arguments": arguments}} for _, name, arguments in joined(calls, pieces)]
+    return [*(piece(tool_calls=[row]) for row in rows), last()]
 
 
 def whole(**message: Any) -> bytes:
@@ -152,6 +159,7 @@ OLLAMA = Format(
         piece(tool_calls=[call("time", zone="CET")]),
         last(),
     ],
+    calls=calls,
     reasoning=[piece(thinking="Let me "), piece(thinking="think."), piece(content="Yes."), last()],
     whole=whole(content="Hello there"),
     whole_tools=whole(content="Looking.", tool_calls=[call("weather", "c1", city="Aarhus")]),

@@ -54,7 +54,7 @@ async def running(start: Start) -> AsyncIterator[Subject]:
 
 
 @wires_with(lambda wire: wire.calls)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(spoken())
 async def test_any_fragments_in_any_order(
     running: Subject,

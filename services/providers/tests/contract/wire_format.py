@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -31,10 +32,16 @@ class Calls(Protocol):
 
     `calls` are their ids and names. `pieces` are fragments of their arguments in the order in which they arrive, each
     with the number of its call; every call has one at least, and calls begin in their order. A format whose calls
-    cannot be interleaved sends the pieces of each call together.
+    cannot be interleaved sends the pieces of each call together; see `joined`.
     """
 
     def __call__(self, calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[bytes]: ...
+
+
+def joined(calls: Sequence[tuple[str, str]], pieces: Sequence[tuple[int, str]]) -> list[tuple[str, str, Any]]:
+    """Returns id, name and arguments of each call, for a format that sends calls whole."""
+    texts = ["".join(piece for owner, piece in pieces if owner == number) for number in range(len(calls))]
+    return [(id, name, json.loads(text)) for (id, name), text in zip(calls, texts, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +77,7 @@ class Format:
     tools: list[bytes]
     """Two interleaved calls where the format can: call_a weather {"city":"Aarhus"}, call_b time {"zone":"CET"}."""
     calls: Calls | None = None
-    """Any number of parallel calls in any fragments. None: the format sends calls whole."""
+    """Any number of parallel calls. None: the suite does not know how."""
     reasoning: list[bytes] | None
     """Reasoning "Let me think." in two pieces, then the text "Yes.". None: the format has none."""
     cited: list[bytes] | None = None
