@@ -175,6 +175,8 @@ class CopilotAdapter(OpenAIAdapter):
             reader: Any = reader_for(reply)
             return wire.CopilotStream(reader) if isinstance(reader, ChatStream) else reader
 
+        if "messages" in body:
+            wire.give_back(request, body)
         await super().exchange(path, body, request, emitter, read, framing)
 
     async def embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:

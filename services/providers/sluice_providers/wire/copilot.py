@@ -1,12 +1,15 @@
 """What GitHub Copilot's interface has beside the chat completions format: facts told in headers, replies in parts, and
 a list of models that tells much of each."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
+from sluice.chat.v1 import message_pb2
 from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_kit.rpc import invalid_field
 from sluice_providers.failures import protocol_error
 from sluice_providers.wire.chat_stream import ChatStream
 
@@ -21,6 +24,8 @@ _SUPPORTS: Final = {
     "structured_outputs": model_pb2.CAPABILITY_STRUCTURED_OUTPUT,
     "vision": model_pb2.CAPABILITY_IMAGES,
 }
+_SEALED: Final = b'"reasoning_opaque":'
+_SEAL: Final = "reasoning.opaque"
 _IMAGES: Final = frozenset({"image_url", "input_image"})
 
 
@@ -31,6 +36,10 @@ class _Part(msgspec.Struct, gc=False):
 class _Turn(msgspec.Struct, gc=False):
     role: str = ""
     content: list[_Part] | str | None = None
+
+
+class _Detail(msgspec.Struct, gc=False):
+    data: str = ""
 
 
 class _Asked(msgspec.Struct, gc=False):
@@ -78,18 +87,65 @@ class CopilotStream:
 
     def translate(self, payloads: list[bytes]) -> pb.GenerateResponse:
         """Returns the events of some payloads of the stream. Raises like ChatStream."""
-        # Quotation marks in a text are escaped, so only the name of a field reads like this.
-        if any(_THEIRS in payload for payload in payloads):
-            payloads = [payload.replace(_THEIRS, _OURS) for payload in payloads]
-        return self._chat.translate(payloads)
+        return self._chat.translate([_plain(payload) for payload in payloads])
 
     def translate_whole(self, payload: bytes) -> pb.GenerateResponse:
         """Returns the events of a reply that came whole. Raises like ChatStream."""
-        return self._chat.translate_whole(_joined(payload).replace(_THEIRS, _OURS))
+        return self._chat.translate_whole(_plain(_joined(payload)))
 
     def ended(self) -> pb.GenerateResponse | None:
         """Returns the last events at a proper end of the body; None where the marker is missing."""
         return self._chat.ended()
+
+
+def _plain(payload: bytes) -> bytes:
+    """Returns a payload with its reasoning where the format has it."""
+    # Quotation marks in a text are escaped, so only the name of a field reads like this.
+    if _SEALED in payload:
+        payload = _with_details(payload)
+    return payload.replace(_THEIRS, _OURS) if _THEIRS in payload else payload
+
+
+def _with_details(payload: bytes) -> bytes:
+    try:
+        reply = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return payload
+    choices = reply.get("choices") if isinstance(reply, dict) else None
+    for choice in choices if isinstance(choices, list) else ():
+        for name in ("delta", "message"):
+            part: Any = choice.get(name) if isinstance(choice, dict) else None
+            sealed = part.pop("reasoning_opaque", None) if isinstance(part, dict) else None
+            if isinstance(sealed, str) and sealed:
+                part["reasoning_details"] = [{"type": _SEAL, "data": sealed}]
+    return msgspec.json.encode(reply)
+
+
+def give_back(request: pb.GenerateRequest, body: Mapping[str, Any]) -> None:
+    """Adds earlier reasoning of this integration to the messages of a body: the sealed part, and the text with it."""
+    written = (message for message in body["messages"] if message["role"] == "assistant")
+    for index, message in enumerate(request.messages):
+        if message.role != message_pb2.MESSAGE_ROLE_ASSISTANT:
+            continue
+        target = next(written)
+        thoughts = [
+            part.reasoning
+            for part in message.parts
+            if part.HasField("reasoning") and part.reasoning.provider == request.target.provider
+        ]
+        sealed = "".join(_opened(thought.state, index) for thought in thoughts if thought.state)
+        if sealed:
+            target["reasoning_text"] = "".join(thought.text for thought in thoughts)
+            target["reasoning_opaque"] = sealed
+
+
+def _opened(state: bytes, index: int) -> str:
+    """Returns what `ChatStream` sealed."""
+    try:
+        details = msgspec.json.decode(state, type=list[_Detail])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise invalid_field(f"messages[{index}].parts", "the state of a reasoning is not what was returned") from None
+    return "".join(detail.data for detail in details)
 
 
 def _joined(payload: bytes) -> bytes:

@@ -94,8 +94,10 @@ COPILOT = replace(
         chunk({"role": "assistant", "content": "", "reasoning_text": "Let me "}),
         chunk({"reasoning_text": "think."}),
         chunk({"content": "Yes."}),
+        chunk({"content": None, "reasoning_opaque": "ErIC+/=="}),
         *_end("stop"),
     ],
+    reasoning_state=b'[{"type":"reasoning.opaque","data":"ErIC+/=="}]',
     noise=[*OPENAI.noise, chunk({}, choices=[], prompt_filter_results=[{"prompt_index": 0}])],
     statuses=(
         (400, "invalid_request_error", "model_not_supported", "MODEL_NOT_FOUND"),

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
+import grpc
+
+from sluice.provider.v1 import provider_service_pb2 as pb
+from sluice_kit.call import Call
+from sluice_kit.errors import from_rpc_error
+
 from .format_copilot import COPILOT, MODELS
+from .subject import Subject, asking, text_of
 from .upstream import Connection, Play, Request, Upstream, plain
 
 GITHUB_TOKEN = "gho_5b1f0c9d7e3a42688d61"
@@ -101,3 +109,30 @@ class GitHub:
         self.issued.append(f"tid=4e1f8a;exp=1795238400;sku=seat;n={len(self.issued)}:c0ffee5ec2e7")
         where = {} if self.api is None else {"endpoints": {"api": self.api or f"{self.upstream.url}/api"}}
         return {"token": self.issued[-1], "expires_at": 0, "chat_enabled": True, **self.life, **where}
+
+
+async def sign_in(running: Subject, take: Callable[[pb.SignInResponse], None] | None = None, **limit: float) -> str:
+    """Signs in and returns the account. `take` sees each step."""
+    steps: list[pb.SignInResponse] = []
+
+    def send(step: pb.SignInResponse) -> None:
+        steps.append(step)
+        if take is not None:
+            take(step)
+
+    if running._generator is not None:
+        call = Call("/test")
+        await running._generator.sign_in(pb.SignInRequest(), call.with_timeout(limit.get("timeout", 20.0)), send)
+    else:
+        try:
+            async for step in running._stub.SignIn(pb.SignInRequest(), timeout=limit.get("timeout", 20.0)):
+                send(step)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from None
+    assert [step.step.WhichOneof("kind") for step in steps] == ["challenge", "done"]
+    return steps[-1].step.done.account
+
+
+async def ask(running: Subject) -> str:
+    """Asks a question and returns the answer."""
+    return text_of(await running.generate(asking("vendor", COPILOT.model)))
