@@ -82,7 +82,9 @@ class Attempt:
         except TimeoutError:
             if not self._scope.expired():
                 raise
-            raise self._overdue() from None
+            if not self._completed:
+                raise self._overdue() from None
+            # Whatever it still did: the answer is whole, and its end was passed on.
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -1,7 +1,8 @@
 """The way to a vendor over HTTP: one pool of kept-alive connections for each integration, and errors by status.
 
-Redirects are refused, because they would carry the key elsewhere; nothing is retried; the environment's proxies are
-not used, only a configured one. Cancelling the task that reads a reply closes its connection at once.
+Redirects are refused, because they would carry the key elsewhere; nothing is retried (aiohttp sends a GET again whose
+kept connection ended before a reply began, and nothing else); the environment's proxies are not used, only a configured
+one. Cancelling the task that reads a reply closes its connection at once.
 """
 
 import asyncio
@@ -25,6 +26,8 @@ from sluice_providers import base
 from sluice_providers.failures import protocol_error, vendor_failure
 
 _MAX_ERROR_BYTES: Final = 64 * 1024
+_ERROR_SECONDS: Final = 5.0
+"""How long the body of a refusal may take: what it means is known by then, and an answer is nothing to wait for."""
 _MAX_REPLY_BYTES: Final = 64 * 1024 * 1024
 _LARGE_BODY: Final = 1024 * 1024
 _KEEPALIVE_SECONDS: Final = 60.0
@@ -233,9 +236,12 @@ class Upstream:
     async def _refused(self, response: aiohttp.ClientResponse, status: int | None, model: str) -> SluiceError:
         """Returns the error of a reply that is none of the kind asked for."""
         body: Any = None
-        with contextlib.suppress(SluiceError, aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError):
+        unreadable = (SluiceError, TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError)
+        with contextlib.suppress(*unreadable):
             # Without a readable body the status alone tells.
-            body = msgspec.json.decode(await _read_up_to(response, _MAX_ERROR_BYTES, self._integration))
+            async with asyncio.timeout(_ERROR_SECONDS):
+                data = await _read_up_to(response, _MAX_ERROR_BYTES, self._integration)
+            body = msgspec.json.decode(data)
         if status is None and not (isinstance(body, dict) and body.get("error")):
             return protocol_error(self._integration, "the reply is no stream")
         return vendor_failure(

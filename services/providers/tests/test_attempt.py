@@ -60,6 +60,8 @@ class Trial:
         self.attempt = Attempt("vendor", asking("vendor", "m"), send, **values)
         setattr(self.attempt, "_loop", self.clock)  # noqa: B010 - a loop only in the two things that an attempt uses
         self.attempt._begun = self.attempt._last = self.clock.now
+        self.rest = asyncio.Event()
+        self.rest.set()
         self.steps: asyncio.Queue[pb.GenerateResponse | None] = asyncio.Queue()
         self.task = asyncio.create_task(self.attempt.run(self._work()))
 
@@ -71,6 +73,7 @@ class Trial:
             else:
                 await self.attempt.emit(step)
                 if step is END:
+                    await self.rest.wait()
                     return
 
     async def does(self, *steps: pb.GenerateResponse | None) -> None:
@@ -154,6 +157,16 @@ async def test_the_deadline_holds_whatever_comes(busy: bool) -> None:
     assert not trial.task.done()
     await trial.clock.advance(1.1)
     assert await trial.failed() == ("DEADLINE_EXCEEDED", "")
+
+
+@pytest.mark.parametrize("limits", [{}, {"deadline": 1.0}], ids=["idle", "deadline"])
+async def test_a_whole_answer_stays_whole_however_long_its_adapter_lingers(limits: dict[str, Any]) -> None:
+    trial = Trial(**limits)
+    trial.rest.clear()
+    await trial.does(STARTED, TEXT, END)
+    assert not trial.task.done()
+    await trial.clock.advance(10)
+    await asyncio.wait_for(trial.task, 5)
 
 
 async def test_a_cancelled_attempt_is_no_failure_of_the_vendor() -> None:

@@ -270,11 +270,35 @@ async def test_a_whole_reply_is_limited(
 
 
 @every_format
-async def test_a_slow_error_body_does_not_hide_the_status(start: Start, wire: Format, upstream: Upstream) -> None:
+@pytest.mark.parametrize("stalls", [False, True])
+async def test_a_broken_error_body_does_not_hide_the_status(
+    stalls: bool, start: Start, wire: Format, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def play(connection: Connection, _: Request) -> None:
-        await connection.send(head_of(503, {"Content-Type": "application/json", "Content-Length": "100"}) + b'{"err')
-        connection.writer.close()
+        await connection.send(head_of(429, {"Content-Type": "application/json", "Content-Length": "100"}) + b'{"err')
+        await (connection.hold() if stalls else connection.finish())
 
+    monkeypatch.setattr("sluice_providers.http._ERROR_SECONDS", 0.1 if stalls else 10)
     upstream.answer(play)
     async with start() as subject:
-        assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == UNAVAILABLE
+        assert (await failure_of(subject, asking("vendor", wire.model))).reason_name == "UPSTREAM_RATE_LIMITED"
+
+
+@every_format
+async def test_cancelling_while_the_request_is_written(start: Start, wire: Format, upstream: Upstream) -> None:
+    go = asyncio.Event()
+
+    async def stall(connection: Connection, _: Request) -> None:
+        upstream.held.set()  # and reads no more of it, so that what does not fit the buffers stays with the adapter
+        await go.wait()
+        await connection.hold()
+
+    upstream.early = stall
+    async with start() as subject:
+        task = asyncio.create_task(subject.outcome(asking("vendor", wire.model, "word " * 600_000)))
+        await asyncio.wait_for(upstream.held.wait(), 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        await asyncio.wait_for(upstream.peer_closed.wait(), 10)
