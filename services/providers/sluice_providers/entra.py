@@ -10,12 +10,13 @@ from types import ModuleType
 from typing import Any, Final
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice_kit.errors import make_error
+from sluice_kit.errors import SluiceError, make_error
 from sluice_providers.http import HttpSettings
 
+_R = ErrorReason
 SCOPE: Final = "https://cognitiveservices.azure.com/.default"
-_ADVICE: Final = (
-    "set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run where Azure gives a managed or workload "
+_NO_TOKEN: Final = (
+    "Entra gave no token: set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run where Azure gives a managed or workload "
     "identity, or sign in with `az login`"
 )
 
@@ -65,26 +66,25 @@ class EntraTokens:
         """Returns a token that is good for now. Raises SluiceError."""
         if self._provider is None:
             raise RuntimeError("the tokens were not started")
-        name = self._integration
-        errors = self._errors
         try:
             return await self._provider()
-        except errors.ClientAuthenticationError as error:
+        except self._errors.ClientAuthenticationError as error:
             # The chain of ways to sign in has no reply of its own to show: none of them was there, or let us in.
-            refused = error.response is not None
-            raise make_error(
-                ErrorReason.ERROR_REASON_UPSTREAM_AUTHENTICATION
-                if refused
-                else ErrorReason.ERROR_REASON_INTEGRATION_MISCONFIGURED,
-                f"{name} got no token of Entra: {_ADVICE}",
-                metadata={"provider": name} if refused else {"provider": name, "setting": "AZURE_CLIENT_ID"},
-            ) from None
-        except errors.AzureError:
-            raise make_error(
-                ErrorReason.ERROR_REASON_UPSTREAM_UNAVAILABLE,
-                f"{name} could not reach Entra for a token",
-                metadata={"provider": name},
-            ) from None
+            raise self._failure(None if error.response is None else error.response.status_code) from None
+        except self._errors.AzureError:
+            raise self._failure(503) from None
+
+    def _failure(self, status: int | None) -> SluiceError:
+        """Returns the error for a token that was not to be had; `status` is what the one way that had worked says."""
+        name = self._integration
+        metadata = {"provider": name}
+        if status is None:
+            metadata["setting"] = "AZURE_CLIENT_ID"
+            return make_error(_R.ERROR_REASON_INTEGRATION_MISCONFIGURED, f"{name}: {_NO_TOKEN}", metadata=metadata)
+        if status == 429 or status >= 500:
+            what = f"{name} could not reach Entra for a token"
+            return make_error(_R.ERROR_REASON_UPSTREAM_UNAVAILABLE, what, metadata=metadata)
+        return make_error(_R.ERROR_REASON_UPSTREAM_AUTHENTICATION, f"{name}: {_NO_TOKEN}", metadata=metadata)
 
     async def close(self) -> None:
         """Closes every connection."""

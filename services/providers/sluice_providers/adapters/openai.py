@@ -103,8 +103,6 @@ class OpenAIAdapter(VendorAdapter):
         await super().start()
         if self.settings.auth == "api-key":
             self._headers.pop("Authorization", None)
-            if self.settings.api_key:
-                self._headers["api-key"] = self.settings.api_key.reveal()
 
     async def close(self) -> None:
         await super().close()
@@ -116,8 +114,7 @@ class OpenAIAdapter(VendorAdapter):
         if self._entra is not None:
             arguments["api_key"] = self._entra.token
         if settings.auth == "api-key":
-            key = {"api-key": settings.api_key.reveal(), "Authorization": sdk.Omit()}
-            arguments["default_headers"] = {**arguments["default_headers"], **key}
+            arguments["default_headers"] = {**arguments["default_headers"], "api-key": settings.api_key.reveal()}
         client = sdk.AsyncOpenAI(**arguments)
         # Set by name, because the SDK takes them from the environment where they are not given.
         client.organization = settings.organization or None
@@ -185,12 +182,14 @@ class OpenAIAdapter(VendorAdapter):
         if not self.settings.embeddings:
             raise self.unsupported_operation("Embed")
         response = pb.EmbedResponse(model=request.target.model)
+        extra: dict[str, Any] = {"dimensions": request.dimensions} if request.HasField("dimensions") else {}
+        if self.settings.auth == "api-key" and self._module is not None:
+            extra["extra_headers"] = {"Authorization": self._module.Omit()}  # the SDK honours it here alone
         size = max(1, self.settings.embed_batch)
         client: openai.AsyncOpenAI = self.client
         if self.settings.api_version:
             base = self.upstream.base_url + _deployment(request.target.model)
             client = client.with_options(base_url=base, default_query={"api-version": self.settings.api_version})
-        extra: dict[str, Any] = {"dimensions": request.dimensions} if request.HasField("dimensions") else {}
         for start in range(0, len(request.texts), size):
             texts = list(request.texts[start : start + size])
             # Raw, because the SDK does not check that a reply is what its types say.
