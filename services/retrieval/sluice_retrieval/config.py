@@ -20,7 +20,8 @@ class EmbedderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The embedder of corpora that are created without one."""
 
     model: str
-    """`provider/model`, e.g. `openai/text-embedding-3-small`."""
+    """`provider/model` of the gateway, e.g. `openai/text-embedding-3-small`; or `local/all-MiniLM-L6-v2` with 384
+    dimensions, which runs on this machine where `requirements/minilm.lock` is installed."""
     dimensions: int
     """Length of its vectors."""
 

@@ -1,4 +1,4 @@
-"""Dense vectors, from the gateway's EmbeddingService."""
+"""Dense vectors: from the gateway's EmbeddingService, or from the local model."""
 
 import asyncio
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from sluice.provider.v1.provider_service_pb2 import EmbedTask
 from sluice_kit.channels import open_channel
 from sluice_kit.errors import ConfigurationError, from_rpc_error, make_error
 from sluice_kit.identity import IDENTITY_KEY, encode
+from sluice_retrieval.minilm.embedder import DIMENSIONS, MODEL, PROVIDER, LocalEmbedder
 
 _BATCH_TEXTS: Final = 64
 _CONCURRENT: Final = 2
@@ -31,21 +32,36 @@ class EmbedderSpec:
     dimensions: int
 
 
+def why_not_local(provider: str, model: str, dimensions: int) -> str | None:
+    """Returns what is wrong with an embedder that names the local provider; None if nothing is."""
+    if provider != PROVIDER or (model, dimensions) == (MODEL, DIMENSIONS):
+        return None
+    return f"the local model is {PROVIDER}/{MODEL} with {DIMENSIONS} dimensions"
+
+
 class EmbeddingClient:
-    """Embeds texts. Without an address, every call raises INTEGRATION_MISCONFIGURED, naming the setting."""
+    """Embeds texts: those of the provider `local` on this machine, others by the gateway.
+
+    Without a gateway's address, the latter raise INTEGRATION_MISCONFIGURED, naming the setting.
+    """
 
     def __init__(self, address: str | None) -> None:
         self._address = address
         self._channel: grpc.aio.Channel | None = None
         self._slots = asyncio.Semaphore(_CONCURRENT)
+        self._local = LocalEmbedder()
 
     async def query(self, identity: Identity, spec: EmbedderSpec, text: str) -> list[float]:
         """Returns the vector of a question."""
+        if spec.provider == PROVIDER:
+            return await self._local.query(text)
         found = await self._embed(identity, spec, [text], EmbedTask.EMBED_TASK_QUERY, _QUERY_SECONDS)
         return found[0]
 
     async def documents(self, identity: Identity, spec: EmbedderSpec, texts: Sequence[str]) -> list[list[float]]:
         """Returns the vectors of texts, in order."""
+        if spec.provider == PROVIDER:
+            return await self._local.documents(texts)
 
         async def batch(at: int) -> list[list[float]]:
             async with self._slots:
@@ -56,7 +72,8 @@ class EmbeddingClient:
         return [vector for part in parts for vector in part]
 
     async def close(self) -> None:
-        """Closes the channel."""
+        """Closes the channel, and ends the local model."""
+        await self._local.close()
         if self._channel is not None:
             await self._channel.close()
 

@@ -15,12 +15,13 @@ from sluice_kit.main import parser, run
 from sluice_kit.server import Server
 from sluice_retrieval.chunking.spans import ChunkSizes
 from sluice_retrieval.config import RetrievalConfig, default_roots
-from sluice_retrieval.embedding import EmbeddingClient
+from sluice_retrieval.embedding import EmbeddingClient, why_not_local
 from sluice_retrieval.folder_lock import FolderLock
 from sluice_retrieval.indexing.indexer import KIND, Indexer
 from sluice_retrieval.indexing.moving import KIND as MOVE_KIND
 from sluice_retrieval.indexing.moving import Mover
 from sluice_retrieval.maintenance import Maintenance
+from sluice_retrieval.minilm.embedder import PROVIDER
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.rpc.corpus_service import CorpusService
 from sluice_retrieval.rpc.search_service import SearchService
@@ -163,7 +164,10 @@ def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
         provider, slash, model = config.embedder.model.partition("/")
         if not (provider and slash and model):
             raise document.error("retrieval.embedder.model", "expected provider/model")
-        if config.gateway is None:
+        problem = why_not_local(provider, model, config.embedder.dimensions)
+        if problem is not None:
+            raise document.error("retrieval.embedder.model", problem)
+        if config.gateway is None and provider != PROVIDER:
             raise document.error("retrieval.gateway.address", "required with retrieval.embedder")
         if config.embedder.dimensions < 1:
             raise document.error("retrieval.embedder.dimensions", "expected at least 1")

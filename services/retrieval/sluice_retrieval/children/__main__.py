@@ -9,6 +9,8 @@ def main() -> int:
     # Only what a child needs is imported: never grpc, and the vector library in one kind alone.
     if kind == "edge":
         from sluice_retrieval.store.edge_child import serve
+    elif kind == "minilm":
+        from sluice_retrieval.minilm.child import serve
     elif kind == "indexer":
         from sluice_retrieval.indexing.worker import serve
     else:

@@ -13,6 +13,7 @@ from sluice_kit.call import Call
 from sluice_kit.errors import make_error
 from sluice_kit.rpc import invalid_field
 from sluice_retrieval.config import EmbedderConfig
+from sluice_retrieval.embedding import why_not_local
 from sluice_retrieval.indexing.indexer import KIND
 from sluice_retrieval.indexing.moving import KIND as MOVE_KIND
 from sluice_retrieval.names import (
@@ -72,6 +73,11 @@ class CorpusService:
 
     async def CreateCorpus(self, request: pb.CreateCorpusRequest, call: Call) -> pb.CreateCorpusResponse:
         embedder = request.embedder if request.HasField("embedder") else self._default_embedder()
+        if embedder is not None:
+            target = embedder.target
+            problem = why_not_local(target.provider, target.model, embedder.dimensions)
+            if problem is not None:
+                raise invalid_field("embedder", problem)
 
         def create(session: Session) -> Corpus:
             row = rows.create(
