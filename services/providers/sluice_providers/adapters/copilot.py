@@ -26,6 +26,7 @@ from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice.provider.v1.sign_in_pb2 import SignInChallenge
 from sluice_kit.errors import Reason, SluiceError
+from sluice_kit.secrets import Secret
 from sluice_providers.adapters.openai import OpenAIAdapter, OpenAISettings
 from sluice_providers.base import Emitter
 from sluice_providers.exchange import Framing, HttpAdapter, ReplyReader
@@ -58,6 +59,9 @@ class CopilotSettings(OpenAISettings, frozen=True, forbid_unknown_fields=True, k
 
     base_url: str = ""
     """Where Copilot's interface starts. Empty: where GitHub's reply to the exchange of tokens says."""
+    api_key: Secret = Secret("")
+    """A token instead of a sign-in: GitHub's (`gho_…`, `ghu_…`, `github_pat_…`), which is exchanged, or any other, which
+    is sent as it is. Empty or missing: the one that a sign-in left."""
     github_host: str = GITHUB
     """Where accounts live: `github.com`, or the host of an enterprise with data residency, e.g. `acme.ghe.com`."""
     client_id: str = CLIENT_ID
@@ -68,15 +72,16 @@ class CopilotSettings(OpenAISettings, frozen=True, forbid_unknown_fields=True, k
     """Where the GitHub token is kept. Unset: `providers/<integration>/token.json` in the state folder."""
     integration_id: str = "vscode-chat"
     """`Copilot-Integration-Id`: the interface refuses those that it does not know."""
-    editor_version: str = f"Sluice/{_VERSION}"
-    """`Editor-Version`, a name and a version."""
-    plugin_version: str = f"sluice/{_VERSION}"
-    """`Editor-Plugin-Version`, in the same form."""
+    editor_version: str = ""
+    """`Editor-Version` and `User-Agent`, a name and a version. Empty: `Sluice/` and our version."""
+    plugin_version: str = ""
+    """`Editor-Plugin-Version`, in the same form. Empty: `sluice/` and our version."""
     intent: str = "conversation-panel"
     """`Openai-Intent`: what the answers are for."""
     hidden_models: bool = False
     """Whether models are listed that GitHub keeps out of its own pickers."""
     unsupported: tuple[str, ...] = ("files", "images.uri")
+    """Names of request options that the interface does not honour: they are refused by name."""
 
     def resolved(self, resolve: Callable[[str], Path]) -> Self:
         """Returns the same settings with absolute paths."""
@@ -113,14 +118,14 @@ class CopilotAdapter(OpenAIAdapter):
         self._login, self._api, fallback = _addresses(host)
         if settings.base_url and not is_safe_address(settings.base_url):
             raise ValueError("base_url must be https; http is for this machine alone")
+        if settings.auth != "bearer" or settings.azure_endpoint is not None or settings.api_version:
+            raise ValueError("auth, azure_endpoint and api_version are not for Copilot")
         self._fixed = bool(settings.base_url)
         super().__init__(integration, msgspec.structs.replace(settings, base_url=settings.base_url or fallback))
         self._host = host
-        self._editor = {
-            "Editor-Version": settings.editor_version,
-            "Editor-Plugin-Version": settings.plugin_version,
-            "User-Agent": settings.editor_version,
-        }
+        editor = settings.editor_version or f"Sluice/{_VERSION}"
+        plugin = settings.plugin_version or f"sluice/{_VERSION}"
+        self._editor = {"Editor-Version": editor, "Editor-Plugin-Version": plugin, "User-Agent": editor}
         self._file = TokenFile(Path(settings.token_file or "token.json"))
         self._leases = Leases(self._exchange_token)
         self._signing_in = False

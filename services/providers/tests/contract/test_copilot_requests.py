@@ -120,6 +120,7 @@ async def test_an_exchange_that_is_none(answer: Any, transport: str, github: Git
         ("github_host", "github.com/x"),
         ("github_host", ""),
         ("github_host", "u@github.com"),
+        ("azure_endpoint", "https://a.openai.azure.com"),
     ],
 )
 async def test_settings_that_would_leak_a_token(setting: str, value: str, transport: str, tmp_path: Path) -> None:
