@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import logging
-import ssl
 import subprocess
 import traceback
 from collections.abc import Iterator
@@ -15,15 +13,13 @@ from typing import Any, Final
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit import logs
 from sluice_kit.config import LogConfig
 from sluice_kit.errors import SluiceError, to_status
 
+from .certificates import certificate
 from .conftest import Start, wires_with
 from .subject import Subject, asking, subject
 from .upstream import Upstream, plain
@@ -208,35 +204,9 @@ async def test_in_proxies(transport: str, wire: Format, upstream: Upstream, tmp_
             await shown.calls(running, request)
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """Writes a certificate that nobody trusts, whose every name is a secret, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ECHO)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(f"{ECHO}.invalid")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    chain, private = folder / "chain.pem", folder / "key.pem"
-    chain.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    private.write_bytes(key.private_bytes(*pem))
-    return chain, private
-
-
 @every_format
 async def test_in_certificates(transport: str, wire: Format, tmp_path: Path, shown: Shown) -> None:
-    chain, private = certificate(tmp_path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain, private)
+    chain, context = certificate(tmp_path, ECHO, x509.DNSName(f"{ECHO}.invalid"))
     server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
     url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     request = asking("vendor", wire.model, PROMPT)

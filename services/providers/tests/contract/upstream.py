@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -88,6 +89,7 @@ class Upstream:
     """What a test tells the server to do, and what it saw."""
 
     port: int = 0
+    scheme: str = "http"
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     held: asyncio.Event = field(default_factory=asyncio.Event)
@@ -103,7 +105,7 @@ class Upstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def last(self) -> Request:
@@ -160,10 +162,10 @@ def head_of(status: int, headers: Mapping[str, str]) -> bytes:
 
 
 @asynccontextmanager
-async def running_upstream() -> AsyncIterator[Upstream]:
+async def running_upstream(tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
     """Runs the server for the length of the block."""
-    upstream = Upstream()
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
+    upstream = Upstream(scheme="https" if tls else "http")
+    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
     upstream.port = server.sockets[0].getsockname()[1]
     try:
         yield upstream
