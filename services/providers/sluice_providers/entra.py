@@ -15,9 +15,9 @@ from sluice_providers.http import HttpSettings
 
 _R = ErrorReason
 SCOPE: Final = "https://cognitiveservices.azure.com/.default"
-_NO_TOKEN: Final = (
-    "Entra gave no token: set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run where Azure gives a managed or workload "
-    "identity, or sign in with `az login`"
+_ADVICE: Final = (
+    "Entra gave no token: set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET, run where Azure gives a "
+    "managed or workload identity, or sign in with `az login`"
 )
 
 
@@ -58,7 +58,8 @@ class EntraTokens:
         if settings.ca_file is not None:
             transport["connection_verify"] = settings.ca_file
         if settings.proxy is not None:
-            transport["proxies"] = {"http": settings.proxy.reveal(), "https": settings.proxy.reveal()}
+            # Managed identities are asked on this machine, by plain HTTP, where no proxy leads.
+            transport["proxies"] = {"https": settings.proxy.reveal()}
         self._credential = library.DefaultAzureCredential(**transport)
         self._provider = library.get_bearer_token_provider(self._credential, SCOPE)
 
@@ -80,11 +81,11 @@ class EntraTokens:
         metadata = {"provider": name}
         if status is None:
             metadata["setting"] = "AZURE_CLIENT_ID"
-            return make_error(_R.ERROR_REASON_INTEGRATION_MISCONFIGURED, f"{name}: {_NO_TOKEN}", metadata=metadata)
+            return make_error(_R.ERROR_REASON_INTEGRATION_MISCONFIGURED, f"{name}: {_ADVICE}", metadata=metadata)
         if status == 429 or status >= 500:
             what = f"{name} could not reach Entra for a token"
             return make_error(_R.ERROR_REASON_UPSTREAM_UNAVAILABLE, what, metadata=metadata)
-        return make_error(_R.ERROR_REASON_UPSTREAM_AUTHENTICATION, f"{name}: {_NO_TOKEN}", metadata=metadata)
+        return make_error(_R.ERROR_REASON_UPSTREAM_AUTHENTICATION, f"{name}: {_ADVICE}", metadata=metadata)
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -22,6 +22,7 @@ from sluice_kit.errors import SluiceError
 from sluice_providers import entra
 from sluice_providers.colocate import make
 
+from .certificates import certificate
 from .format_openai import OPENAI, chunk, text
 from .subject import Subject, asking, failure_of, subject, text_of
 from .upstream import Connection, Request, Upstream, plain, running_upstream
@@ -171,6 +172,19 @@ async def test_tokens_of_entra(version: str, identity: Identity, upstream: Upstr
     (asked,) = identity.upstream.requests
     assert asked.headers["x-identity-header"] == "of-this-machine"
     assert asked.path == "/msi/token?api-version=2019-08-01&resource=https://cognitiveservices.azure.com"
+
+
+async def test_a_proxy_and_authorities_of_ones_own_are_for_entra_too(
+    identity: Identity, upstream: Upstream, tmp_path: Path
+) -> None:
+    """A managed identity is asked without the proxy, which serves the vendor."""
+    authorities, _ = certificate(tmp_path, "resource.invalid")
+    upstream.answer(OPENAI.stream(text("Hello")))
+    settings = {"proxy": upstream.url, "azure_endpoint": "http://resource.invalid", "ca_file": str(authorities)}
+    async with azure(upstream, tmp_path, auth="entra", **settings) as running:
+        assert text_of(await running.generate(asking("vendor", "my-gpt"))) == "Hello"
+    assert [request.path for request in upstream.requests] == ["http://resource.invalid/openai/v1/chat/completions"]
+    assert len(identity.upstream.requests) == 1
 
 
 async def test_a_token_that_ends_soon_is_renewed(identity: Identity, upstream: Upstream, tmp_path: Path) -> None:
