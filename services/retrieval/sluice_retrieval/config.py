@@ -26,6 +26,17 @@ class EmbedderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Length of its vectors."""
 
 
+class RerankerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that orders what a search found, by reading question and text together."""
+
+    model: str
+    """`provider/model` of the gateway, e.g. `vllm/bge-reranker-v2-m3`."""
+    candidates: int = 40
+    """How many of the best it is given."""
+    seconds: float = 5.0
+    """Longest wait for it; then the search answers without, unless it was asked for."""
+
+
 class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one source may cost. Beyond these an index fails with SOURCE_LIMIT_EXCEEDED, except where noted."""
 
@@ -115,6 +126,8 @@ class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Needed for dense vectors alone."""
     embedder: EmbedderConfig | None = None
     """Unset: corpora are searched by words alone, unless created with an embedder."""
+    reranker: RerankerConfig | None = None
+    """Unset: the order is that of words and meaning."""
     limits: LimitsConfig = LimitsConfig()
     """What one source may cost."""
     chunks: ChunksConfig = ChunksConfig()

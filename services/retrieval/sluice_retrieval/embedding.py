@@ -1,4 +1,4 @@
-"""Dense vectors: from the gateway's EmbeddingService, or from the local model."""
+"""What models do for retrieval: dense vectors and reranking, by the gateway's EmbeddingService or the local model."""
 
 import asyncio
 from collections.abc import Sequence
@@ -71,6 +71,19 @@ class EmbeddingClient:
         parts = await asyncio.gather(*(batch(at) for at in range(0, len(texts), _BATCH_TEXTS)))
         return [vector for part in parts for vector in part]
 
+    async def rerank(
+        self, identity: Identity, model: str, query: str, texts: Sequence[str], limit: float
+    ) -> list[tuple[int, float]]:
+        """Returns texts by number with their scores, best first, within `limit` seconds."""
+        request = pb.RerankRequest(model=model, query=query, texts=texts)
+        try:
+            response: pb.RerankResponse = await self._stub().Rerank(
+                request, timeout=limit, metadata=((IDENTITY_KEY, encode(identity)),)
+            )
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, "gateway") from None
+        return [(result.index, result.score) for result in response.results]
+
     async def close(self) -> None:
         """Closes the channel, and ends the local model."""
         await self._local.close()
@@ -101,8 +114,7 @@ class EmbeddingClient:
     def _stub(self) -> EmbeddingServiceStub:
         if self._address is None:
             raise ConfigurationError(
-                "this corpus has an embedder, but the retrieval service knows no gateway to embed with: set "
-                "retrieval.gateway.address",
+                "this needs a model, but the retrieval service knows no gateway to reach it: set retrieval.gateway.address",
                 metadata={"setting": "retrieval.gateway.address"},
             )
         if self._channel is None:

@@ -26,6 +26,7 @@ from sluice_retrieval.records.database import Database
 from sluice_retrieval.rpc.corpus_service import CorpusService
 from sluice_retrieval.rpc.search_service import SearchService
 from sluice_retrieval.rpc.task_service import TaskService
+from sluice_retrieval.search.reranking import Reranker
 from sluice_retrieval.search.searcher import Searcher
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.search.verifier import Verifier
@@ -90,7 +91,8 @@ class RetrievalService:
             self.database, self.store, texts, self.runner, policy, config.embedder, self._corpus_deleted
         )
         self._search = SearchService(
-            Searcher(self.database, self.store, texts, self._embeddings), Verifier(self.database, texts)
+            Searcher(self.database, self.store, texts, self._embeddings, Reranker(config.reranker, self._embeddings)),
+            Verifier(self.database, texts),
         )
         self._tasks = TaskService(self.database, self.runner)
         self._sweeping: asyncio.Task[None] | None = None
@@ -171,6 +173,14 @@ def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
             raise document.error("retrieval.gateway.address", "required with retrieval.embedder")
         if config.embedder.dimensions < 1:
             raise document.error("retrieval.embedder.dimensions", "expected at least 1")
+    if config.reranker is not None:
+        provider, slash, model = config.reranker.model.partition("/")
+        if not (provider and slash and model):
+            raise document.error("retrieval.reranker.model", "expected provider/model")
+        if config.gateway is None:
+            raise document.error("retrieval.gateway.address", "required with retrieval.reranker")
+        if not 1 <= config.reranker.candidates <= 1000:
+            raise document.error("retrieval.reranker.candidates", "expected 1 to 1000")
     for name in ("target_chars", "small_chars"):
         if getattr(config.chunks, name) < 1:
             raise document.error(f"retrieval.chunks.{name}", "expected at least 1")

@@ -19,6 +19,7 @@ from sluice_retrieval.records import corpora as rows
 from sluice_retrieval.records import documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.search.candidates import Candidate, Selection, merge_neighbours
+from sluice_retrieval.search.reranking import Reranker
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.sources.patterns import PathFilter
 from sluice_retrieval.store.base import Generation, Hit, Payload, Query, Store
@@ -52,15 +53,20 @@ class _Place:
 class Searcher:
     """Answers SearchRequests."""
 
-    def __init__(self, database: Database, store: Store, texts: Texts, embeddings: EmbeddingClient) -> None:
+    def __init__(
+        self, database: Database, store: Store, texts: Texts, embeddings: EmbeddingClient, reranker: Reranker
+    ) -> None:
         self._database = database
         self._store = store
         self._texts = texts
         self._embeddings = embeddings
+        self._reranker = reranker
         self._paths: OrderedDict[str, list[str]] = OrderedDict()
 
     async def search(self, request: pb.SearchRequest, filters: PathFilter, call: Call) -> list[Passage]:
         """Returns passages, best first. Raises SluiceError."""
+        asked = request.rerank if request.HasField("rerank") else None
+        reranked = self._reranker.wanted(asked)
         places = [await self._place(call, name) for name in request.corpora]
         if request.mode == _Mode.SEARCH_MODE_DENSE:
             for place in places:
@@ -76,13 +82,22 @@ class Searcher:
         )
         found = [candidate for part in _comparable(places, parts) for candidate in part]
         selection = Selection(top_k, request.token_budget if request.HasField("token_budget") else None)
-        for candidate in merge_neighbours(found):
-            lines = await self._texts.lines(call.tenant, candidate.blob_sha256)
-            if lines is not None:
-                selection.offer(replace(candidate, lines=lines))
+        merged = merge_neighbours(found)
+        if reranked:
+            best = [read for one in merged[:reranked] if (read := await self._read(one, call)) is not None]
+            merged = [*await self._reranker.order(request.query, best, asked, call), *merged[reranked:]]
+        for candidate in merged:
+            read = candidate if candidate.lines else await self._read(candidate, call)
+            if read is not None:
+                selection.offer(read)
             if selection.full:
                 break
         return [_passage(number, candidate) for number, candidate in enumerate(selection.result(), 1)]
+
+    async def _read(self, candidate: Candidate, call: Call) -> Candidate | None:
+        """Returns a candidate with its lines; None if its text is not kept any more."""
+        lines = await self._texts.lines(call.tenant, candidate.blob_sha256)
+        return replace(candidate, lines=lines) if lines is not None else None
 
     async def _place(self, call: Call, name: str) -> _Place:
         corpus, seen = await self._database.read(lambda session: rows.visible(session, call.tenant, corpus_id_of(name)))

@@ -27,7 +27,7 @@ from sluice.chat.v1 import passage_pb2 as sluice_dot_chat_dot_v1_dot_passage__pb
 from sluice.retrieval.v1 import corpus_pb2 as sluice_dot_retrieval_dot_v1_dot_corpus__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sluice/retrieval/v1/search_service.proto\x12\x13sluice.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1csluice/chat/v1/passage.proto\x1a sluice/retrieval/v1/corpus.proto\"\xe6\x02\n\rSearchRequest\x12\x46\n\x07\x63orpora\x18\x01 \x03(\tB5\xbaH2\x92\x01/\x08\x01\x10\x10\x18\x01\"\'r%2#^corpora/[a-z0-9][a-z0-9_.-]{0,62}$\x12\x1a\n\x05query\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12\x1d\n\x05top_k\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x00\x88\x01\x01\x12\x31\n\x07\x66ilters\x18\x04 \x01(\x0b\x32 .sluice.retrieval.v1.PathFilters\x12\x37\n\x04mode\x18\x05 \x01(\x0e\x32\x1f.sluice.retrieval.v1.SearchModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\'\n\x0cpinned_paths\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80 \x12\"\n\x0ctoken_budget\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01\x88\x01\x01\x42\x08\n\x06_top_kB\x0f\n\r_token_budget\";\n\x0eSearchResponse\x12)\n\x08passages\x18\x01 \x03(\x0b\x32\x17.sluice.chat.v1.Passage\"\xd5\x01\n\x0cSpanToVerify\x12:\n\x06\x63orpus\x18\x01 \x01(\tB*\xbaH\'r%2#^corpora/[a-z0-9][a-z0-9_.-]{0,62}$\x12\x18\n\x04path\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1b\n\nstart_line\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x19\n\x08\x65nd_line\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x10\n\x08revision\x18\x05 \x01(\t\x12%\n\x06sha256\x18\x06 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"S\n\x12VerifySpansRequest\x12=\n\x05spans\x18\x01 \x03(\x0b\x32!.sluice.retrieval.v1.SpanToVerifyB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"E\n\x13VerifySpansResponse\x12.\n\x06states\x18\x01 \x03(\x0e\x32\x1e.sluice.retrieval.v1.SpanState*p\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x02\x12\x16\n\x12SEARCH_MODE_SPARSE\x10\x03*v\n\tSpanState\x12\x1a\n\x16SPAN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10SPAN_STATE_VALID\x10\x01\x12\x16\n\x12SPAN_STATE_CHANGED\x10\x02\x12\x1f\n\x1bSPAN_STATE_REVISION_EXPIRED\x10\x03\x32\xc4\x01\n\rSearchService\x12Q\n\x06Search\x12\".sluice.retrieval.v1.SearchRequest\x1a#.sluice.retrieval.v1.SearchResponse\x12`\n\x0bVerifySpans\x12\'.sluice.retrieval.v1.VerifySpansRequest\x1a(.sluice.retrieval.v1.VerifySpansResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(sluice/retrieval/v1/search_service.proto\x12\x13sluice.retrieval.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1csluice/chat/v1/passage.proto\x1a sluice/retrieval/v1/corpus.proto\"\x86\x03\n\rSearchRequest\x12\x46\n\x07\x63orpora\x18\x01 \x03(\tB5\xbaH2\x92\x01/\x08\x01\x10\x10\x18\x01\"\'r%2#^corpora/[a-z0-9][a-z0-9_.-]{0,62}$\x12\x1a\n\x05query\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04\x12\x1d\n\x05top_k\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x00\x88\x01\x01\x12\x31\n\x07\x66ilters\x18\x04 \x01(\x0b\x32 .sluice.retrieval.v1.PathFilters\x12\x37\n\x04mode\x18\x05 \x01(\x0e\x32\x1f.sluice.retrieval.v1.SearchModeB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\'\n\x0cpinned_paths\x18\x06 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80 \x12\"\n\x0ctoken_budget\x18\x07 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01\x88\x01\x01\x12\x13\n\x06rerank\x18\x08 \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06_top_kB\x0f\n\r_token_budgetB\t\n\x07_rerank\";\n\x0eSearchResponse\x12)\n\x08passages\x18\x01 \x03(\x0b\x32\x17.sluice.chat.v1.Passage\"\xd5\x01\n\x0cSpanToVerify\x12:\n\x06\x63orpus\x18\x01 \x01(\tB*\xbaH\'r%2#^corpora/[a-z0-9][a-z0-9_.-]{0,62}$\x12\x18\n\x04path\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80 \x12\x1b\n\nstart_line\x18\x03 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x19\n\x08\x65nd_line\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x10\n\x08revision\x18\x05 \x01(\t\x12%\n\x06sha256\x18\x06 \x01(\tB\x15\xbaH\x12r\x10\x32\x0e^[0-9a-f]{64}$\"S\n\x12VerifySpansRequest\x12=\n\x05spans\x18\x01 \x03(\x0b\x32!.sluice.retrieval.v1.SpanToVerifyB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x02\"E\n\x13VerifySpansResponse\x12.\n\x06states\x18\x01 \x03(\x0e\x32\x1e.sluice.retrieval.v1.SpanState*p\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x02\x12\x16\n\x12SEARCH_MODE_SPARSE\x10\x03*v\n\tSpanState\x12\x1a\n\x16SPAN_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10SPAN_STATE_VALID\x10\x01\x12\x16\n\x12SPAN_STATE_CHANGED\x10\x02\x12\x1f\n\x1bSPAN_STATE_REVISION_EXPIRED\x10\x03\x32\xc4\x01\n\rSearchService\x12Q\n\x06Search\x12\".sluice.retrieval.v1.SearchRequest\x1a#.sluice.retrieval.v1.SearchResponse\x12`\n\x0bVerifySpans\x12\'.sluice.retrieval.v1.VerifySpansRequest\x1a(.sluice.retrieval.v1.VerifySpansResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,20 +58,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SPANTOVERIFY'].fields_by_name['sha256']._serialized_options = b'\272H\022r\0202\016^[0-9a-f]{64}$'
   _globals['_VERIFYSPANSREQUEST'].fields_by_name['spans']._loaded_options = None
   _globals['_VERIFYSPANSREQUEST'].fields_by_name['spans']._serialized_options = b'\272H\010\222\001\005\010\001\020\200\002'
-  _globals['_SEARCHMODE']._serialized_start=952
-  _globals['_SEARCHMODE']._serialized_end=1064
-  _globals['_SPANSTATE']._serialized_start=1066
-  _globals['_SPANSTATE']._serialized_end=1184
+  _globals['_SEARCHMODE']._serialized_start=984
+  _globals['_SEARCHMODE']._serialized_end=1096
+  _globals['_SPANSTATE']._serialized_start=1098
+  _globals['_SPANSTATE']._serialized_end=1216
   _globals['_SEARCHREQUEST']._serialized_start=159
-  _globals['_SEARCHREQUEST']._serialized_end=517
-  _globals['_SEARCHRESPONSE']._serialized_start=519
-  _globals['_SEARCHRESPONSE']._serialized_end=578
-  _globals['_SPANTOVERIFY']._serialized_start=581
-  _globals['_SPANTOVERIFY']._serialized_end=794
-  _globals['_VERIFYSPANSREQUEST']._serialized_start=796
-  _globals['_VERIFYSPANSREQUEST']._serialized_end=879
-  _globals['_VERIFYSPANSRESPONSE']._serialized_start=881
-  _globals['_VERIFYSPANSRESPONSE']._serialized_end=950
-  _globals['_SEARCHSERVICE']._serialized_start=1187
-  _globals['_SEARCHSERVICE']._serialized_end=1383
+  _globals['_SEARCHREQUEST']._serialized_end=549
+  _globals['_SEARCHRESPONSE']._serialized_start=551
+  _globals['_SEARCHRESPONSE']._serialized_end=610
+  _globals['_SPANTOVERIFY']._serialized_start=613
+  _globals['_SPANTOVERIFY']._serialized_end=826
+  _globals['_VERIFYSPANSREQUEST']._serialized_start=828
+  _globals['_VERIFYSPANSREQUEST']._serialized_end=911
+  _globals['_VERIFYSPANSRESPONSE']._serialized_start=913
+  _globals['_VERIFYSPANSRESPONSE']._serialized_end=982
+  _globals['_SEARCHSERVICE']._serialized_start=1219
+  _globals['_SEARCHSERVICE']._serialized_end=1415
 # @@protoc_insertion_point(module_scope)

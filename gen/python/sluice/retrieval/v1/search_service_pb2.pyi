@@ -94,6 +94,7 @@ class SearchRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     PINNED_PATHS_FIELD_NUMBER: _builtins.int
     TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    RERANK_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """What to look for: a question, words or identifiers. 1 to 65536 characters; a long one is shortened, not refused."""
     top_k: _builtins.int
@@ -102,6 +103,10 @@ class SearchRequest(_message.Message):
     """How to search. Unset: by the corpus."""
     token_budget: _builtins.int
     """Most tokens of text in all passages together, as estimated. Unset: no limit beyond top_k."""
+    rerank: _builtins.bool
+    """Whether the service's reranker orders the best of what was found. Unset: where one is configured, and as well as it
+    answers; true: INTEGRATION_MISCONFIGURED where there is none, and its failure is the search's.
+    """
     @_builtins.property
     def corpora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Resource names of the corpora to search, `corpora/{id}`. 1 to 16."""
@@ -124,15 +129,20 @@ class SearchRequest(_message.Message):
         mode: Global___SearchMode.ValueType = ...,
         pinned_paths: _abc.Iterable[_builtins.str] | None = ...,
         token_budget: _builtins.int | None = ...,
+        rerank: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_budget", b"_token_budget", "_top_k", b"_top_k", "filters", b"filters", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "_token_budget", b"_token_budget", "_top_k", b"_top_k", "filters", b"filters", "rerank", b"rerank", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_budget", b"_token_budget", "_top_k", b"_top_k", "corpora", b"corpora", "filters", b"filters", "mode", b"mode", "pinned_paths", b"pinned_paths", "query", b"query", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_rerank", b"_rerank", "_token_budget", b"_token_budget", "_top_k", b"_top_k", "corpora", b"corpora", "filters", b"filters", "mode", b"mode", "pinned_paths", b"pinned_paths", "query", b"query", "rerank", b"rerank", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__rerank: _TypeAlias = _typing.Literal["rerank"]  # noqa: Y015
+    _WhichOneofArgType__rerank: _TypeAlias = _typing.Literal["_rerank", b"_rerank"]  # noqa: Y015
     _WhichOneofReturnType__token_budget: _TypeAlias = _typing.Literal["token_budget"]  # noqa: Y015
     _WhichOneofArgType__token_budget: _TypeAlias = _typing.Literal["_token_budget", b"_token_budget"]  # noqa: Y015
     _WhichOneofReturnType__top_k: _TypeAlias = _typing.Literal["top_k"]  # noqa: Y015
     _WhichOneofArgType__top_k: _TypeAlias = _typing.Literal["_top_k", b"_top_k"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rerank) -> _WhichOneofReturnType__rerank | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__token_budget) -> _WhichOneofReturnType__token_budget | None: ...
     @_typing.overload
