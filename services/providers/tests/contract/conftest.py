@@ -15,7 +15,7 @@ from .subject import TRANSPORTS, Subject, subject
 from .upstream import Upstream, running_upstream
 from .wire_format import Format
 
-OF_ROWS: Final = frozenset({"test_answers", "test_requests", "test_other_calls", "test_failures"})
+OF_ROWS: Final = frozenset({"test_answers", "test_capabilities", "test_failures", "test_other_calls", "test_requests"})
 """Modules whose tests run for rows of vendors too: those of what a row decides. How HTTP breaks is the format's."""
 
 
