@@ -53,6 +53,7 @@ test-peers: setup ## the adapters against an independent mock of the vendors (ne
 	@$(BIN)/python scripts/peers.py $(ARGS)
 
 check: setup ## what CI runs: generated code and locks current, lint, types, compatibility, every test
+	@$(PYTHON) scripts/setup.py --with minilm
 	@echo "check: generated code"
 	@$(BIN)/python scripts/gen.py --check
 	@$(BIN)/python scripts/docs.py --check
@@ -62,7 +63,6 @@ check: setup ## what CI runs: generated code and locks current, lint, types, com
 	@$(MAKE) --no-print-directory types
 	@echo "check: contracts against the last release"
 	@$(BIN)/python scripts/contracts.py breaking
-	@$(PYTHON) scripts/setup.py --with minilm
 	@$(MAKE) --no-print-directory test
 	@echo "check: all good"
 

@@ -14,6 +14,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("sluice_gateway", "sluice_providers", "sluice_retrieval")
+OPTIONAL_MODULES = {"sluice_retrieval.minilm.model": "minilm"}
+"""Modules that need an optional lock of requirements/, each imported by one other module that can do without it."""
 TEXT_SUFFIXES = frozenset(
     {".py", ".pyi", ".proto", ".md", ".toml", ".yaml", ".yml", ".json", ".lock", ".in", ".ini", ".cfg", ".txt", ".sh"}
     | {".ts", ".js", ".mjs", ".go", ".mod", ".sum", ".j2"}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 
-from .house import ROOT, load_script, members
+from .house import OPTIONAL_MODULES, ROOT, load_script, members
 
 lock = load_script("lock")
 VENDOR_SDKS = ("openai", "anthropic")
@@ -82,7 +82,7 @@ def import_all(image: str, without: tuple[str, ...] = ()) -> dict[str, list[str]
 @pytest.mark.parametrize("image", ["gateway", "providers", "retrieval", "cli", "mesh"])
 def test_the_lock_is_enough_for_every_module(image: str) -> None:
     result = import_all(image)
-    assert result["failed"] == {}
+    assert set(result["failed"]) <= set(OPTIONAL_MODULES)
     assert result["leaked"] == []
     assert result["imported"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .house import ROOT, SERVICES, Member, handwritten_members, members, relative
+from .house import OPTIONAL_MODULES, ROOT, SERVICES, Member, handwritten_members, load_script, members, relative
 
 FIRST_PARTY = {package: member for member in members() for package in member.packages}
 
@@ -118,12 +118,19 @@ def declared(member: Member) -> set[str]:
     return {re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0].lower().replace("_", "-") for line in lines}
 
 
+def pinned(name: str) -> set[str]:
+    """The packages of an optional lock."""
+    return set(load_script("lock").read_pins(ROOT / "requirements" / f"{name}.lock"))
+
+
 @pytest.mark.parametrize("member", handwritten_members(), ids=ids)
 def test_what_is_imported_is_declared(member: Member) -> None:
     """A package that only arrives with another package's requirements leaves with them, too."""
-    names = declared(member) | {member.name}
     wrong = []
     for path in member.modules():
+        module_name = ".".join(path.relative_to(member.folder).with_suffix("").parts)
+        optional = OPTIONAL_MODULES.get(module_name)
+        names = declared(member) | {member.name} | (pinned(optional) if optional else set())
         for line, module in imported_modules(path):
             top = module.split(".")[0]
             if top in sys.stdlib_module_names or top == "__future__":
