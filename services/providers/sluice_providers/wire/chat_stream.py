@@ -30,7 +30,7 @@ _FAILED: Final = frozenset({"error", "network_error", "insufficient_system_resou
 
 class _Function(msgspec.Struct, gc=False):
     name: str | None = None
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
 
 
 class _Custom(msgspec.Struct, gc=False):
@@ -239,15 +239,15 @@ class ChatStream:
     def _seal(self, details: tuple[_Detail, ...]) -> None:
         """Keeps what must go back to the vendor; pieces of one text become one again."""
         for detail in details:
-            last = self._details[-1] if self._details else None
-            if last is None or detail.data or (last.type, last.index) != (detail.type, detail.index):
+            found = next((old for old in reversed(self._details) if old.index == detail.index), None)
+            if found is None or detail.data or found.type != detail.type:
                 self._details.append(detail)
                 continue
-            last.text = _joined(last.text, detail.text)
-            last.summary = _joined(last.summary, detail.summary)
-            last.signature = detail.signature or last.signature
-            last.id = detail.id or last.id
-            last.format = detail.format or last.format
+            found.text = _joined(found.text, detail.text)
+            found.summary = _joined(found.summary, detail.summary)
+            found.signature = detail.signature or found.signature
+            found.id = detail.id or found.id
+            found.format = detail.format or found.format
 
     def _finished(self, choice: _Choice) -> None:
         """Takes the finish reason. Raises VendorError where it says that the answer failed."""
@@ -268,7 +268,10 @@ class ChatStream:
         if call.custom is not None:
             event.input_text = call.custom.input or ""
         elif call.function is not None:
-            event.arguments_json = call.function.arguments or ""
+            arguments = call.function.arguments
+            if isinstance(arguments, dict):  # as Mistral and Z.ai may write them
+                arguments = msgspec.json.encode(arguments).decode()
+            event.arguments_json = arguments or ""
 
     def _block(self, key: str | int) -> int:
         block = self._blocks.get(key)

@@ -254,6 +254,15 @@ async def test_content_in_parts_of_a_whole_reply(upstream: Upstream, tmp_path: P
     assert text_of(events) == "Yes."
 
 
+async def test_arguments_that_are_no_text(upstream: Upstream, tmp_path: Path) -> None:
+    reply = json.loads(OPENAI.whole_tools)
+    reply["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] = {"city": "Ærø"}
+    upstream.answer(plain(json.dumps(reply).encode()))
+    async with vendor(upstream, tmp_path, "zai") as running:
+        events = await running.generate(asking("vendor", "m", whole=True))
+    assert "".join(event.tool_call_delta.arguments_json for event in events) == '{"city":"Ærø"}'
+
+
 async def test_a_stream_without_marker_ends_with_its_finish_reason_only_where_it_is_told(
     upstream: Upstream, tmp_path: Path
 ) -> None:
