@@ -94,6 +94,7 @@ VENDORS: Final[Mapping[str, Vendor]] = {
             "api_key": "${FIREWORKS_API_KEY}",
             "max_tokens_field": "max_tokens",
             "reasoning_back": "reasoning_content",
+            "rerank_path": "rerank",
             "vendor_options": ("top_k", "min_p", "repetition_penalty", "context_length_exceeded_behavior"),
             "unsupported": ("seed", "verbosity", "parallel_tool_calls", "tools.custom", "tools.strict", "files"),
         },
@@ -130,6 +131,8 @@ VENDORS: Final[Mapping[str, Vendor]] = {
             "base_url": "https://apis.iflow.cn/v1",
             "api_key": "${IFLOW_API_KEY}",
             "max_tokens_field": "max_tokens",
+            # It has no list of its models.
+            "discover": False,
             "embeddings": False,
             "vendor_options": ("top_k",),
             "unsupported": (
@@ -137,7 +140,8 @@ VENDORS: Final[Mapping[str, Vendor]] = {
                 "tools.strict", "tool_choice", "response_format.json_schema", "files",
             ),
         },
-        setup="Sign in on the platform, make a key and set `IFLOW_API_KEY`.",
+        setup="Sign in on the platform, make a key and set `IFLOW_API_KEY`; list the models that you use under"
+        " `models`.",
     ),
     "litellm": Vendor(
         title="LiteLLM proxy",
@@ -300,7 +304,7 @@ VENDORS: Final[Mapping[str, Vendor]] = {
     "together": Vendor(
         title="Together AI",
         settings={
-            "base_url": "https://api.together.xyz/v1",
+            "base_url": "https://api.together.ai/v1",
             "api_key": "${TOGETHER_API_KEY}",
             "max_tokens_field": "max_tokens",
             "rerank_path": "rerank",
@@ -361,6 +365,7 @@ VENDORS: Final[Mapping[str, Vendor]] = {
             "effort": "thinking",
             "reasoning_back": "reasoning_content",
             "embed_batch": 64,
+            "rerank_path": "rerank",
             "unsupported": (
                 "seed", "presence_penalty", "frequency_penalty", "verbosity", "parallel_tool_calls", "tools.custom",
                 "tools.strict", "tool_choice", "response_format.json_schema", "files",

@@ -211,7 +211,7 @@ class OpenAIAdapter(VendorAdapter):
         data = msgspec.json.encode(body)
         path = self.path_of(self.settings.rerank_path)
         found = await self.upstream.fetch("POST", path, await self.authorize(path, data), data)
-        return read_ranks(found, request.target.model)
+        return read_ranks(self.integration, found, request.target.model)
 
     async def list_models(self) -> list[model_pb2.Model]:
         common = [model_pb2.Capability.Value(f"CAPABILITY_{name.upper()}") for name in self.settings.capabilities]

@@ -36,7 +36,8 @@ class _Meta(msgspec.Struct, gc=False):
 
 
 class _Ranks(msgspec.Struct, gc=False):
-    results: list[_Rank]
+    results: list[_Rank] | None = None
+    data: list[_Rank] | None = None
     model: str | None = None
     usage: _Usage | None = None
     tokens: _Usage | None = None
@@ -60,14 +61,18 @@ def add_vectors(integration: str, payload: bytes, count: int, response: pb.Embed
     response.model = reply.model or response.model
 
 
-def read_ranks(body: Any, model: str) -> pb.RerankResponse:
-    """Returns the order of texts. `model` is the one asked, for servers that do not name it. Raises msgspec.DecodeError.
+def read_ranks(integration: str, body: Any, model: str) -> pb.RerankResponse:
+    """Returns the order of texts. `model` is the one asked, for servers that do not name it.
 
-    The form is Cohere's and Jina's, which the others have taken over: tokens stand in `usage`, `tokens` or `meta`.
+    The form is Cohere's and Jina's, which the others have taken over, some with `data` for `results`; tokens stand in
+    `usage`, `tokens` or `meta`. Raises msgspec.DecodeError, SluiceError.
     """
     reply = msgspec.convert(body, _Ranks)
+    rows = reply.results if reply.results is not None else reply.data
+    if rows is None:
+        raise protocol_error(integration, "a reply without an order of texts")
     response = pb.RerankResponse(model=reply.model or model)
-    for row in reply.results:
+    for row in rows:
         response.results.add(index=row.index, score=row.relevance_score)
     counted = reply.usage or reply.tokens or (reply.meta.tokens if reply.meta is not None else None)
     tokens = (counted.prompt_tokens or counted.total_tokens or counted.input_tokens) if counted is not None else None

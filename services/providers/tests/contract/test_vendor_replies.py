@@ -115,12 +115,14 @@ RANKS = [{"index": 1, "relevance_score": 0.25}, {"index": 0, "relevance_score": 
     ("row", "path"),
     [
         ("dashscope", "/compatible-api/v1/reranks"),
+        ("fireworks", "/v1/rerank"),
         ("litellm", "/v1/rerank"),
         ("llamacpp", "/v1/rerank"),
         ("openrouter", "/v1/rerank"),
         ("siliconflow", "/v1/rerank"),
         ("together", "/v1/rerank"),
         ("vllm", "/v1/rerank"),
+        ("zhipu", "/v1/rerank"),
     ],
 )
 @pytest.mark.parametrize(
@@ -134,7 +136,8 @@ RANKS = [{"index": 1, "relevance_score": 0.25}, {"index": 0, "relevance_score": 
     ids=["usage", "total", "tokens", "meta"],
 )
 async def test_reranking(row: str, path: str, more: dict[str, Any], upstream: Upstream, tmp_path: Path) -> None:
-    upstream.answer(plain(json.dumps({"results": RANKS, **more}).encode()))
+    name = "data" if row == "fireworks" else "results"
+    upstream.answer(plain(json.dumps({"object": "list", name: RANKS, **more}).encode()))
     async with vendor(upstream, tmp_path, row) as running:
         reply = await running.call("Rerank", ranking("a", "b"))
         assert upstream.last.json == {"model": "ranker", "query": "rain", "documents": ["a", "b"], "top_n": 2}
