@@ -2,6 +2,7 @@
 
     docs/errors.md               <-  protos/sluice/error/v1/error_reason.proto and sluice_kit.errors.TABLE
     docs/guide/configuration.md  <-  the types of the sections of sluice.yaml, with their docstrings
+    docs/providers.md            <-  the registry of adapters and the rows of vendors
 
 A page is written by people; only what stands between `<!-- NAME: written by scripts/docs.py -->` and `<!-- end -->` is
 replaced.
@@ -26,10 +27,12 @@ import msgspec
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.config import GatewayConfig
 from sluice_kit import errors
-from sluice_kit.config import AuthConfig, LogConfig, ServerConfig
+from sluice_kit.config import AuthConfig, ConfigDocument, LogConfig, ServerConfig
 from sluice_kit.secrets import Secret
-from sluice_providers import registry
-from sluice_providers.base import Settings
+from sluice_providers import options, registry
+from sluice_providers.base import Adapter, Settings
+from sluice_providers.vendors import VENDORS
+from sluice_providers.wire import responses_request
 from sluice_retrieval.config import RetrievalConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,6 +227,79 @@ def adapter_tables() -> str:
     return "\n\n".join(texts)
 
 
+def _integrations() -> Iterator[tuple[str, Adapter]]:
+    """Yields every name that `adapter` may have, with the adapter it makes where nothing else is configured."""
+    document = ConfigDocument(None, {})
+    for name in sorted({*registry.REGISTRY, *VENDORS}):
+        kind = registry.kind(name)
+        yield name, kind.adapter(name, document.section(f"providers.{name}", kind.adapter.Settings, kind.defaults))
+
+
+def _title(name: str, adapter: Adapter) -> str:
+    return VENDORS[name].title if name in VENDORS else adapter.TITLE
+
+
+def _has(adapter: Adapter, method: str, setting: str) -> bool:
+    """Tells whether an adapter offers a call: its class does, and its settings do not say otherwise."""
+    return getattr(type(adapter), method) is not getattr(Adapter, method) and bool(
+        getattr(adapter.settings, setting, True)
+    )
+
+
+def vendor_table() -> str:
+    """Returns the table of all vendors: what each needs and offers."""
+    rows = [
+        "| `adapter` | vendor | format | needs | embeddings | reranking | token counts | models | refuses |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, adapter in _integrations():
+        own = name in registry.REGISTRY
+        needs = ", ".join(f"`{one}`" if one.isidentifier() else one for one in adapter.missing()) or "nothing"
+        local = name in ("extractive", "scripted")
+        listed = "its own" if local else "asks the vendor" if adapter.settings.discover else "as configured"
+        refused = "" if own else ", ".join(f"`{one}`" for one in adapter.settings.unsupported)
+        cells = (
+            f"`{name}`",
+            _title(name, adapter),
+            "its own" if own else f"`{VENDORS[name].adapter}`",
+            needs,
+            "yes" if _has(adapter, "embed", "embeddings") else "",
+            "yes" if _has(adapter, "rerank", "rerank_path") else "",
+            "exact" if adapter.EXACT_COUNT else "estimated",
+            listed,
+            refused,
+        )
+        rows.append(f"| {' | '.join(map(_cell, cells))} |")
+    return "\n".join(rows)
+
+
+_OPTIONS = (*sorted(options.PARAMETERS), *options.NO_TUNING)
+
+
+def option_table() -> str:
+    """Returns the table of request options that each format carries."""
+    formats = [
+        (name, frozenset(adapter.OPTIONS) - frozenset(getattr(adapter.settings, "unsupported", ())))
+        for name, adapter in _integrations()
+        if name in registry.REGISTRY
+    ]
+    formats.append(("openai, `/responses`", responses_request.OPTIONS))
+    formats.sort()
+    rows = ["| option | " + " | ".join(name if "`" in name else f"`{name}`" for name, _ in formats) + " |"]
+    rows.append("| --- |" + " --- |" * len(formats))
+    for option in _OPTIONS:
+        rows.append(f"| `{option}` | " + " | ".join("yes" if option in names else "" for _, names in formats) + " |")
+    return "\n".join(rows)
+
+
+def setup_list() -> str:
+    """Returns how to get going with each vendor."""
+    return "\n".join(
+        f"- **{_title(name, adapter)}** (`{name}`). {VENDORS[name].setup if name in VENDORS else adapter.SETUP}"
+        for name, adapter in _integrations()
+    )
+
+
 WRITERS: dict[str, Callable[[], str]] = {
     "errors": error_table,
     "auth": lambda: settings_table(settings_rows(AuthConfig, "auth")),
@@ -231,9 +307,12 @@ WRITERS: dict[str, Callable[[], str]] = {
     "server": lambda: settings_table(settings_rows(ServerConfig, "server")),
     "gateway": lambda: settings_table(settings_rows(GatewayConfig, "gateway")),
     "providers": adapter_tables,
+    "vendors": vendor_table,
+    "options": option_table,
+    "setup": setup_list,
     "retrieval": lambda: settings_table(settings_rows(RetrievalConfig, "retrieval")),
 }
-PAGES = (ROOT / "docs" / "errors.md", ROOT / "docs" / "guide" / "configuration.md")
+PAGES = (ROOT / "docs" / "errors.md", ROOT / "docs" / "guide" / "configuration.md", ROOT / "docs" / "providers.md")
 
 
 def render(page: str) -> str:

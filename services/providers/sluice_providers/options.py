@@ -29,6 +29,20 @@ PARAMETERS: Final = frozenset(
 )
 """Every tuning field of GenerationParameters, vendor options aside."""
 
+NO_TUNING: Final = (
+    "tools",
+    "tools.strict",
+    "tools.custom",
+    "tool_choice",
+    "response_format.json",
+    "response_format.json_schema",
+    "images",
+    "images.uri",
+    "files",
+    "files.uri",
+)
+"""Every other option."""
+
 
 def is_tuning(name: str) -> bool:
     """Tells whether an option may be dropped from a lenient request."""
