@@ -53,41 +53,6 @@ async def test_nobody_listens(transport: str, wire: Format, tmp_path: Path) -> N
         assert status.HasField("latency")
 
 
-async def test_a_stall_meets_the_idle_limit(start: Start, wire: Format, upstream: Upstream) -> None:
-    async def stall(connection: Connection, _: Request) -> None:
-        await connection.head(wire.media_type)
-        for event in wire.unfinished:
-            await connection.chunk(event)
-        await connection.hold()
-
-    upstream.answer(stall)
-    async with start(idle_seconds=0.2) as subject:
-        error = await failure_of(subject, asking("vendor", wire.model))
-        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
-    assert error.reason_name == "UPSTREAM_TIMEOUT"
-    assert error.metadata["limit"] == "idle"
-    assert text_of(subject.events)
-
-
-@pytest.mark.parametrize("after", ["nothing", "headers", "start"])
-async def test_no_content_in_time_meets_the_ttft_limit(
-    after: str, start: Start, wire: Format, upstream: Upstream
-) -> None:
-    async def slow(connection: Connection, _: Request) -> None:
-        if after != "nothing":
-            await connection.head(wire.media_type)
-        if after == "start":
-            await connection.chunk(wire.opening)
-        await connection.hold()
-
-    upstream.answer(slow)
-    async with start(ttft_seconds=0.2) as subject:
-        error = await failure_of(subject, asking("vendor", wire.model))
-        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
-    assert error.reason_name == "UPSTREAM_TIMEOUT"
-    assert error.metadata["limit"] == "ttft"
-
-
 async def test_the_deadline_closes_the_connection(start: Start, wire: Format, upstream: Upstream) -> None:
     async def stall(connection: Connection, _: Request) -> None:
         await connection.head(wire.media_type)

@@ -75,18 +75,26 @@ async def test_a_stall_at_every_stage(start: Start, wire: Format, upstream: Upst
     }
     with_text = {"before_the_marker", "in_the_marker", "before_the_end_of_a_chunk"}
 
-    def stall(data: bytes) -> Play:
+    closed: list[str] = []
+    all_closed = asyncio.Event()
+
+    def stall(name: str, data: bytes) -> Play:
         async def play(connection: Connection, _: Request) -> None:
             await connection.send(data)
             await connection.hold()
+            closed.append(name)
+            if len(closed) == len(stages):
+                all_closed.set()
 
         return play
 
-    upstream.answer(chosen({name: stall(data) for name, data in stages.items()}))
-    async with start(ttft_seconds=0.4, idle_seconds=0.3) as subject:
+    upstream.answer(chosen({name: stall(name, data) for name, data in stages.items()}))
+    async with start(ttft_seconds=0.6, idle_seconds=0.3) as subject:
         outcomes = await asyncio.gather(
             *(subject.outcome(asking("vendor", wire.model, f"<{name}>")) for name in stages)
         )
+        await asyncio.wait_for(all_closed.wait(), 5)
+    assert sorted(closed) == sorted(stages)
     for name, outcome in zip(stages, outcomes, strict=True):
         assert outcome.error is not None, name
         assert outcome.error.reason_name == "UPSTREAM_TIMEOUT", name
