@@ -37,6 +37,17 @@ async def test_a_silent_upstream_is_given_up(
         assert (attempt["outcome"], attempt["reason"]) == ("failed", "UPSTREAM_TIMEOUT")
 
 
+async def test_in_the_background_nobody_waits_for_the_first_token(start: Any, ask: Any, placement: str) -> None:
+    """It may stand in a vendor's queue; a vendor that gives no sign of life is given up all the same."""
+    async with start({"limits": {"ttft_seconds": 0.1, "idle_seconds": 5}}, placement) as client:
+        seen = await client.stream(ask("scripted/text?tokens=2&ttft_ms=400", background=True))
+        assert seen.error is None
+    async with start({"limits": {"ttft_seconds": 0.1, "idle_seconds": 0.3}}, placement) as client:
+        seen = await client.stream(ask("scripted/text?tokens=2&ttft_ms=20000", background=True))
+        assert seen.error is not None
+        assert seen.error.metadata["limit"] == "idle"
+
+
 async def test_max_duration_bounds_the_whole_response(start: Any, ask: Any, until: Any, placement: str) -> None:
     async with start(placement=placement) as client:
         seen = await client.stream(ask(STUCK, max_duration={"nanos": 200_000_000}))

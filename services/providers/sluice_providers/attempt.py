@@ -32,7 +32,9 @@ class Attempt:
         ttft: float,
         idle: float,
         deadline: float | None,
+        queued: bool = False,
     ) -> None:
+        """`queued` says that the vendor may hold the request back in a queue: then silence alone is limited."""
         self._integration = integration
         self._request = request
         self._send = send
@@ -40,6 +42,7 @@ class Attempt:
         self._ttft = ttft
         self._idle = idle
         self._deadline = deadline
+        self._queued = queued
         self._loop = asyncio.get_running_loop()
         self._begun = self._last = self._loop.time()
         self._sending = False  # the receiver holds us up: not the vendor's silence
@@ -140,11 +143,12 @@ class Attempt:
         """
         now = self._loop.time()
         waited_since = now if self._sending else self._last
-        due = waited_since + self._idle if self._content else self._begun + self._ttft
+        running = self._content or self._queued
+        due = waited_since + self._idle if running else self._begun + self._ttft
         if self._deadline is not None and self._deadline <= now:
             self._limit = "deadline"
         elif due <= now:
-            self._limit = "idle" if self._content else "ttft"
+            self._limit = "idle" if running else "ttft"
         if self._limit:
             self._scope.reschedule(now)
             return

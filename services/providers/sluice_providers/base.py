@@ -125,6 +125,11 @@ class Adapter:
         """Returns those of the request's options that cannot be honoured, e.g. for their value or with this model."""
         return [name for name in options if name not in self.OPTIONS]
 
+    def queues(self, request: pb.GenerateRequest) -> bool:
+        """Tells whether the vendor may keep a request waiting in a queue of jobs, so that no limit holds for its first
+        content; the limit of silence does, and signs of life from the queue count."""
+        return False
+
     async def generate(self, request: pb.GenerateRequest, emitter: Emitter) -> None:
         """Runs one attempt: emits `Started` first and `Completed` last, then returns."""
         raise self.unsupported_operation("Generate")

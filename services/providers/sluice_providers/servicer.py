@@ -91,6 +91,7 @@ class Servicer:
             ttft=math.inf if request.whole else settings.ttft_seconds,
             idle=settings.idle_seconds,
             deadline=call.deadline,
+            queued=not request.whole and self.adapter.queues(request),
         )
         await self._guarded(attempt.run(self.adapter.generate(request, attempt)))
 

@@ -85,13 +85,15 @@ class _Watchdog:
     One timer, re-armed when it fires; the hot path only notes the time of the last batch.
     """
 
-    __slots__ = ("_limits", "_loop", "_relay", "_scope", "_timer", "limit")
+    __slots__ = ("_limits", "_loop", "_patient", "_relay", "_scope", "_timer", "limit")
 
-    def __init__(self, scope: asyncio.Timeout, relay: Relay, limits: TimeLimits) -> None:
+    def __init__(self, scope: asyncio.Timeout, relay: Relay, limits: TimeLimits, *, patient: bool) -> None:
+        """With `patient`, the first content may come at any time, as long as the adapter gives signs of life."""
         self._loop = asyncio.get_running_loop()
         self._scope = scope
         self._relay = relay
         self._limits = limits
+        self._patient = patient
         self.limit = ""
         self._timer = self._loop.call_at(
             relay.record.started + min(limits.ttft_seconds, limits.idle_seconds), self._check
@@ -100,7 +102,7 @@ class _Watchdog:
     def _check(self) -> None:
         relay, limits = self._relay, self._limits
         name, due = "idle", relay.last_batch + limits.idle_seconds
-        if not relay.committed:
+        if not relay.committed and not self._patient:
             first_due = relay.record.started + limits.ttft_seconds
             # Heartbeats and Started keep a slow thinker alive until its time to first token is over.
             name, due = ("ttft", first_due)
@@ -125,7 +127,8 @@ async def run_attempt(
     try:
         async with asyncio.timeout(None) as scope:
             if not request.whole:  # a whole answer has no first token; its deadline is its limit
-                watchdog = _Watchdog(scope, relay, limits)
+                # Of what runs in the background nobody waits for the first token: it may stand in a vendor's queue.
+                watchdog = _Watchdog(scope, relay, limits, patient=request.background)
             await generator.generate(request, call, relay.deliver)
         relay.check_completed()
         record.outcome = _COMPLETED

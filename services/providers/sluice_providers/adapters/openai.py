@@ -155,6 +155,9 @@ class OpenAIAdapter(VendorAdapter):
             request, self.integration, self.settings.responses, own=_is_openai(self.upstream.base_url)
         )
 
+    def queues(self, request: pb.GenerateRequest) -> bool:
+        return request.background and self._takes_responses(request)
+
     async def generate(self, request: pb.GenerateRequest, emitter: Emitter) -> None:
         settings: OpenAISettings = self.settings
         if self._takes_responses(request):

@@ -298,6 +298,8 @@ async def test_cancelling_while_its_state_is_asked_for(start: Start, upstream: U
 async def test_limits_of_time_cancel_the_job(start: Start, upstream: Upstream) -> None:
     for settings, timeout, reason in (
         ({"idle_seconds": 0.2}, 20.0, "UPSTREAM_TIMEOUT"),
+        # A job may stand in a queue for as long as it shows that it is there.
+        ({"ttft_seconds": 0.1, "idle_seconds": 0.4}, 20.0, "UPSTREAM_TIMEOUT"),
         ({}, 1.5, "DEADLINE_EXCEEDED"),
     ):
         job = stalled()
