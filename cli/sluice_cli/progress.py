@@ -1,6 +1,7 @@
 """Follows a task: a progress bar on a terminal, a line for each step elsewhere."""
 
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from sluice_cli import output
@@ -27,27 +28,45 @@ async def follow(client: "SluiceClient", name: str, *, quiet: bool = False) -> "
 
 
 async def _bar(client: "SluiceClient", name: str) -> "Task":
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    import time
+
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[counts]}"),
     )
     with Progress(*columns, console=output.console(stderr=True), transient=True) as progress:
         row = progress.add_task("waiting", total=1.0, counts="")
+        began: tuple[float, int] | None = None
         async with client.watch_task(name) as watch:
             async for item in watch:
                 task = item.task
-                progress.update(row, completed=task.progress, description=task.step or "working", counts=counts(task))
+                done = task.counts.get("chunks", 0)
+                if done and began is None:
+                    began = time.monotonic(), done
+                told = counts(task, leave_out=("bytes",))
+                if began is not None and time.monotonic() > began[0] + 1:
+                    told += f", {(done - began[1]) / (time.monotonic() - began[0]):,.0f} chunks/s"
+                progress.update(row, completed=task.progress, description=task.step or "working", counts=told)
     return task
 
 
-def counts(task: "Task") -> str:
-    """Returns what a task counted, for people."""
-    return ", ".join(f"{value} {name}" for name, value in sorted(task.counts.items()) if "." not in name)
+def counts(task: "Task", leave_out: Collection[str] = ()) -> str:
+    """Returns what a task counted, for people: without zeros, and what is counted by reason."""
+    shown = (name for name in sorted(task.counts) if "." not in name and name not in leave_out)
+    return ", ".join(f"{task.counts[name]:,} {name}" for name in shown if task.counts[name])
 
 
 def ended_badly(task: "Task") -> None:
