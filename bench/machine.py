@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from bench import peers
 _PACKAGES = ("grpcio", "protobuf", "uvloop", "aiohttp", "msgspec", "openai", "sqlalchemy")
 
 
-def versions(names: list[str]) -> dict[str, str]:
+def versions(names: list[str], packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     """Returns the versions of everything that takes part; `names` are the paths of the run."""
     found = {
         "cpu": f"{_cpu_model()}, {os.cpu_count()} cores",
@@ -21,7 +22,7 @@ def versions(names: list[str]) -> dict[str, str]:
     commit = _commit()
     if commit:
         found["commit"] = commit
-    found |= {package: metadata.version(package) for package in _PACKAGES}
+    found |= {package: metadata.version(package) for package in packages}
     return found | {name: peers.version(name) for name in names if name in peers.PEERS}
 
 

@@ -96,6 +96,10 @@ class Process:
             for child in _read(thread / "children").split():
                 yield from self._tree(int(child))
 
+    def tree(self) -> list[int]:
+        """Returns the ids of all its processes that run now."""
+        return list(self._tree(self._popen.pid))
+
     def cpu(self) -> float:
         """Returns the seconds of CPU used so far, user and system, of all its processes that still run."""
         ticks = 0
