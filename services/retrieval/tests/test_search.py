@@ -10,6 +10,7 @@ from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2, search_service_pb2
 from sluice_kit.errors import SluiceError
+from sluice_retrieval.search.standing import asks_for_tests, is_test
 from sluice_retrieval.text.lines import estimate_tokens
 
 
@@ -105,6 +106,56 @@ async def test_neighbours_are_merged_and_copies_dropped(client, source):
     assert "wash_saucer" in passages[0].text
     assert "wash_strainer" in passages[0].text
     assert passages[0].symbol == "Dishwasher"
+
+
+async def test_what_is_tested_comes_before_its_test(client, source):
+    (source / "pot" / "spout.py").write_text("def tilt_spout(degrees):\n    lid.hold()\n    return degrees * flow\n")
+    (source / "tests").mkdir()
+    (source / "tests" / "test_spout.py").write_text("def test_tilt_spout():\n    assert tilt_spout(9) == 9 * flow\n")
+    await client.index(source)
+    asked = [passage.path for passage in await client.search("how is the spout tilted by degrees")]
+    assert asked[:2] == ["pot/spout.py", "tests/test_spout.py"]
+    asked = [passage.path for passage in await client.search("test tilt spout")]
+    assert asked[:2] == ["tests/test_spout.py", "pot/spout.py"]
+    pinned = await client.search("how is the spout tilted by degrees", pinned_paths=["tests/test_spout.py"])
+    assert pinned[0].path == "tests/test_spout.py"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tests/a.py",
+        "x/__tests__/a.ts",
+        "a/test_b.py",
+        "conftest.py",
+        "b_test.go",
+        "a.spec.ts",
+        "a.test.js",
+        "FooTest.java",
+    ],
+)
+def test_files_of_tests_are_known_by_their_names(path):
+    assert is_test(path)
+
+
+@pytest.mark.parametrize("path", ["a.py", "contest.py", "latest.go", "testimony/a.py", "attest.rs", "protest_a.py"])
+def test_other_files_are_none(path):
+    assert not is_test(path)
+
+
+def test_a_question_about_tests_is_known_by_its_words():
+    assert asks_for_tests("where is the pump tested?")
+    assert asks_for_tests("fixtures of the mesh")
+    assert not asks_for_tests("what is the latest request")
+
+
+async def test_a_long_section_is_found_by_its_heading(client, source):
+    steps = " ".join(f"Then do step {number} with the kettle and wait for water." for number in range(60))
+    (source / "GUIDE.md").write_text(f"# Guide\n\n## Descale the machine\n\n{steps[:1500]}\n")
+    for number in range(4):
+        (source / f"pump{number}.py").write_text(f"def machine_{number}(x):\n    return x\n")
+    await client.index(source)
+    assert (await client.search("how do I descale a machine"))[0].symbol == "Guide > Descale the machine"
 
 
 async def test_several_corpora_at_once(client, source, tmp_path):

@@ -166,7 +166,7 @@ async def test_every_search_holds_tenant_corpus_and_generation(store, server):
     (batch,) = recorder.of("QueryBatch")
     assert batch.collection_name == "mesh-2"
     fused, words, meaning = batch.query_points
-    assert fused.query.rrf.k == 60
+    assert fused.query.rrf.k == 10
     for one in (*fused.prefetch, words, meaning):
         must, must_not = conditions(one.filter)
         assert must == Counter(["tenant", "corpus", "since", "path"])

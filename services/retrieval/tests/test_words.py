@@ -63,7 +63,7 @@ def test_ids_are_the_same_for_ever():
 
 @given(st.text(max_size=400))
 def test_any_text_has_a_vector(text):
-    vector = document_vector([(text, 1)])
+    vector = document_vector([text])
     assert vector.indices == sorted(set(vector.indices))
     assert len(vector.indices) == len(vector.values)
     assert all(value > 0 for value in vector.values)
@@ -72,7 +72,7 @@ def test_any_text_has_a_vector(text):
 
 def test_repeats_count_less_and_less_and_length_holds_back():
     def weight(text: str) -> float:
-        vector = document_vector([(text, 1)])
+        vector = document_vector([text])
         return vector.values[vector.indices.index(term_id("tea"))]
 
     once, twice, often = weight("tea"), weight("tea tea"), weight("tea " * 50)

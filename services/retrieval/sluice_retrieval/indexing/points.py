@@ -1,6 +1,7 @@
 """From a file to points: chunks with the words of their context, and ids that depend on nothing but these."""
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -9,19 +10,19 @@ from typing import Final
 from sluice_retrieval.chunking.chunker import VERSION, chunk_file
 from sluice_retrieval.chunking.spans import Chunk, ChunkSizes
 from sluice_retrieval.store.base import Payload, Point
-from sluice_retrieval.text.bm25 import document_vector
+from sluice_retrieval.text.bm25 import WEIGHING, document_vector
 from sluice_retrieval.text.lines import decode, join_lines, split_lines, text_sha256
 
 _PATH_TIMES: Final = 1
-_SYMBOL_TIMES: Final = 3
-_CONTEXT_TIMES: Final = 1
+_SYMBOL_TIMES: Final = 4
+_WORD_ENDS: Final = re.compile(r"_+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 MAX_EMBEDDED_CHARS: Final = 6000
 """Characters of a chunk that are embedded; more would not fit common models."""
 
 
 def settings_digest(sizes: ChunkSizes) -> str:
     """Returns what, besides the text itself, decides how it is cut and weighed."""
-    return f"{VERSION}:{sizes.target}:{sizes.small}"
+    return f"{VERSION}:{WEIGHING}:{sizes.target}:{sizes.small}"
 
 
 def points_of(
@@ -34,9 +35,7 @@ def points_of(
     stem = PurePosixPath(path).with_suffix("").as_posix()
     for chunk in chunk_file(data, lines, language, sizes):
         text = join_lines(lines, chunk.start_line, chunk.end_line)
-        vector = document_vector(
-            ((stem, _PATH_TIMES), (chunk.symbol, _SYMBOL_TIMES), (chunk.context, _CONTEXT_TIMES), (text, 1))
-        )
+        vector = document_vector((chunk.context, text), ((stem, _PATH_TIMES), (chunk.symbol, _SYMBOL_TIMES)))
         payload = Payload(
             path, chunk.start_line, chunk.end_line, chunk.symbol, language, blob_sha256, text_sha256(text)
         )
@@ -47,8 +46,15 @@ def points_of(
 
 
 def _text_to_embed(path: str, chunk: Chunk, text: str) -> str:
-    head = " · ".join(filter(None, (path, chunk.symbol)))
-    return f"{head}\n{chunk.context}{text}"[:MAX_EMBEDDED_CHARS]
+    """Returns what is embedded: the chunk's own name in words, where it is, then its text.
+
+    The lines around it come last. Small models read no more than the beginning, and those lines are the same for many
+    chunks, which makes their vectors alike.
+    """
+    symbol = chunk.symbol
+    own = symbol.rpartition(" > ")[2] if " " in symbol else symbol.rpartition(".")[2]
+    head = " · ".join(filter(None, (_WORD_ENDS.sub(" ", own).strip(), path, symbol)))
+    return f"{head}\n{text}\n{chunk.context}"[:MAX_EMBEDDED_CHARS]
 
 
 def _point_id(digest: bytes, again: int) -> str:

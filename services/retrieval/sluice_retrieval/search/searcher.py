@@ -20,6 +20,7 @@ from sluice_retrieval.records import documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.search.candidates import Candidate, Selection, merge_neighbours
 from sluice_retrieval.search.reranking import Reranker
+from sluice_retrieval.search.standing import BY_MEANING, BY_WORDS, asks_for_tests, tests_behind
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.sources.patterns import PathFilter
 from sluice_retrieval.store.base import Generation, Hit, Payload, Query, Store
@@ -81,6 +82,8 @@ class Searcher:
             *(self._candidates(place, words, filters, request.pinned_paths, top_k, call) for place in places)
         )
         found = [candidate for part in _comparable(places, parts) for candidate in part]
+        if not asks_for_tests(request.query):
+            found = tests_behind(found, BY_WORDS if words.indices else BY_MEANING)
         selection = Selection(top_k, request.token_budget if request.HasField("token_budget") else None)
         merged = merge_neighbours(found)
         if reranked:

@@ -9,12 +9,11 @@ import qdrant_edge as qdrant
 
 from sluice_retrieval.children.runtime import ChildFailure, connect, run
 from sluice_retrieval.store import edge_wire as wire
-from sluice_retrieval.store.base import Hit, Payload, Point, Query
+from sluice_retrieval.store.base import RRF_K, Hit, Payload, Point, Query
 from sluice_retrieval.store.copying import copy_folder
 
 SPARSE: Final = "bm25"
 DENSE: Final = "dense"
-_RRF_K: Final = 60
 _MAX_OPEN: Final = 32
 _FIELDS: Final = ("path", "start_line", "end_line", "symbol", "language", "blob_sha256", "text_sha256")
 
@@ -131,7 +130,7 @@ class Shards:
         if len(stages) == 2:
             fused = qdrant.QueryRequest(
                 limit=query.limit,
-                query=qdrant.Fusion.Rrf(k=_RRF_K),  # type: ignore[arg-type]  # the stubs nest it outside its base
+                query=qdrant.Fusion.Rrf(k=RRF_K),  # type: ignore[arg-type]  # the stubs nest it outside its base
                 prefetches=[qdrant.Prefetch(limit=query.limit, query=stage, filter=only) for stage in stages],
                 with_payload=True,
             )

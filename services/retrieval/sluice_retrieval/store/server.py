@@ -19,10 +19,9 @@ from qdrant_client.http import models
 
 from sluice_retrieval.config import QdrantConfig
 from sluice_retrieval.store import server_filters as filters
-from sluice_retrieval.store.base import Builder, Generation, Hit, Payload, Point, Query
+from sluice_retrieval.store.base import RRF_K, Builder, Generation, Hit, Payload, Point, Query
 from sluice_retrieval.store.server_client import DENSE, SPARSE, ServerClient, gone
 
-_RRF_K: Final = 60
 _FIELDS: Final = ("path", "start_line", "end_line", "symbol", "language", "blob_sha256", "text_sha256")
 _PAGE: Final = 512
 _ORDER: Final = models.WriteOrdering.WEAK
@@ -84,7 +83,7 @@ class ServerStore:
             for stage in stages
         ]
         if len(stages) == 2:
-            fused = models.RrfQuery(rrf=models.Rrf(k=_RRF_K))
+            fused = models.RrfQuery(rrf=models.Rrf(k=RRF_K))
             requests.insert(0, models.QueryRequest(query=fused, prefetch=stages, limit=query.limit, with_payload=True))
         name = await self._server.where(generation.dimensions)
         answers = await self._server.call(
