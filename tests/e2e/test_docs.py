@@ -21,6 +21,7 @@ NOT_RUN: Final = {
     "make test": "it is this",
     "make setup": "it made the environment that runs this",
     "sluice up": "every test here runs against it: see console.running_mesh",
+    "sluice login": "it needs an account at the vendor; cli/tests/test_login.py runs it against a server of its own",
 }
 """Commands that stand in a page and are not run by it, with the reason."""
 TOOLS: Final = {"grpcurl": "go", "node": "npm", "go": "go", "npm": "npm"}
