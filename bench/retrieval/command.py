@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import importlib.util
 import signal
 import sys
 import tempfile
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs what the arguments ask for. Returns 0 if all of it ran: results are no failure, whatever they are."""
     options = _parser().parse_args(argv)
     settings = parts.Settings(rounds=1 if options.quick else options.rounds, quick=options.quick)
-    about = machine.versions([], _LIBRARIES) | {"model": MODEL} | versions(parts.PACKAGES)
+    libraries = [name for name in _LIBRARIES if importlib.util.find_spec(name.replace("-", "_").removesuffix("_py"))]
+    about = machine.versions([], libraries) | {"model": MODEL} | versions(parts.PACKAGES)
     say = _Notes(options.out and options.out.with_suffix(".jsonl"), about)
     try:
         asyncio.run(_run(options.parts, settings, say))
