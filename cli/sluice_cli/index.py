@@ -33,6 +33,10 @@ def index(
         str | None,
         typer.Option(metavar="REV", help="Branch, tag or commit of a repository. Default: its default branch."),
     ] = None,
+    credential: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Credential for a private repository, by its name in the configuration."),
+    ] = None,
     include: Include = None,
     exclude: Exclude = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count files, chunks and tokens.")] = False,
@@ -57,6 +61,9 @@ def index(
             f"sluice: '{identity}' cannot name a corpus: lower-case letters, digits, '_', '.' and '-', at most {_MAX_ID}"
         )
         raise typer.Exit(EXIT_USAGE)
+    if credential is not None and not _URL.match(source):
+        output.say("sluice: --credential is for the https address of a repository")
+        raise typer.Exit(EXIT_USAGE)
     if not _URL.match(source) and not Path(source).expanduser().is_dir():
         output.say(f"sluice: {source} is not a folder, nor an address like https://host/repository")
         raise typer.Exit(EXIT_USAGE)
@@ -66,7 +73,8 @@ def index(
 
         filters = path_filters(include or (), exclude or ()) if include or exclude else None
         began = time.monotonic()
-        task = await _index(client, identity, _source(source, revision), filters, dry_run=dry_run, quiet=as_json)
+        place = _source(source, revision, credential)
+        task = await _index(client, identity, place, filters, dry_run=dry_run, quiet=as_json)
         _report(task, time.monotonic() - began, dry_run=dry_run, as_json=as_json)
 
     session.run(work, address, key, as_json=as_json)
@@ -116,11 +124,11 @@ def corpus_id(source: str) -> str:
     return cleaned[:_MAX_ID].rstrip("-_.") or "corpus"
 
 
-def _source(source: str, revision: str | None) -> "Source":
+def _source(source: str, revision: str | None, credential: str | None = None) -> "Source":
     from sluice.retrieval.v1 import corpus_pb2
 
     if _URL.match(source):
-        return corpus_pb2.Source(git=corpus_pb2.GitSource(url=source, revision=revision))
+        return corpus_pb2.Source(git=corpus_pb2.GitSource(url=source, revision=revision, credential=credential))
     folder = str(Path(source).expanduser().resolve())
     if revision is not None:
         return corpus_pb2.Source(git=corpus_pb2.GitSource(url=f"file://{folder}", revision=revision))

@@ -48,6 +48,8 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Size of all files that count, and of what is fetched of a repository."""
     max_depth: int = 64
     """Folders within folders."""
+    max_objects: int = 1_000_000
+    """Objects in what is fetched of a repository, and entries of a source that are looked at, whether they count or not."""
     max_seconds: float = 3600.0
     """Time for one index."""
 
@@ -61,6 +63,20 @@ class ChunksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A class or section up to this size stays whole."""
 
 
+class CredentialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What private repositories are fetched with. Requests give its name, and never see the token."""
+
+    hosts: tuple[str, ...]
+    """The only hosts that it is sent to: `host` for the usual port of https, `host:port` for another."""
+    token: Secret
+    """The token, e.g. `${GITHUB_TOKEN}`."""
+    user: str | None = None
+    """The user that the token belongs to. Unset: what the kind of host takes with a token: `x-access-token` (GitHub),
+    `oauth2` (GitLab), `x-token-auth` (Bitbucket), `git` elsewhere."""
+    tenants: tuple[str, ...] | None = None
+    """The tenants that may use it. Unset: all."""
+
+
 class GitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which repositories may be fetched."""
 
@@ -70,6 +86,10 @@ class GitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Hosts that may be fetched from although their addresses are not public, e.g. a GitLab of one's own."""
     ca_file: str | None = None
     """Certificates that hosts are checked against, in PEM, relative to the configuration file. Unset: the system's."""
+    credentials: dict[str, CredentialConfig] = {}
+    """Credentials for private repositories, by the name that requests give."""
+    keep_fetched: bool = True
+    """Whether what was fetched of a repository is kept with its corpus, so that the next index fetches the difference."""
 
 
 class QdrantConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

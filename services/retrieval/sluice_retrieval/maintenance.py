@@ -1,6 +1,7 @@
 """Deletes what nobody can ask for any more: old generations, their texts, old tasks, and what a crash left behind."""
 
 import asyncio
+import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -26,7 +27,14 @@ class Maintenance:
     """Cleans up. `folder` is the service's own."""
 
     def __init__(
-        self, database: Database, store: Store, folder: Path, keep_revisions_seconds: float, keep_tasks_seconds: float
+        self,
+        database: Database,
+        store: Store,
+        folder: Path,
+        keep_revisions_seconds: float,
+        keep_tasks_seconds: float,
+        *,
+        keep_fetched: bool = True,
     ) -> None:
         self._database = database
         self._store = store
@@ -36,6 +44,8 @@ class Maintenance:
         self._everyone = True
         self._keep_revisions_seconds = keep_revisions_seconds
         self._keep_tasks_seconds = keep_tasks_seconds
+        self._fetched = folder / "fetched"
+        self._keep_fetched = keep_fetched
 
     async def after_crash(self) -> None:
         """Removes generations that no task will finish, and vectors that no record names. Only before tasks run."""
@@ -52,7 +62,7 @@ class Maintenance:
         removed = await self._store.keep_only(kept)
         if removed:
             log.info("removed indexes that nobody uses", extra={"count": removed})
-        await asyncio.to_thread(shutil.rmtree, self._folder / "fetched", True)
+        await self._sweep_fetched()
 
     def mark(self, tenant: str) -> None:
         """Notes that a tenant may have texts that no document names."""
@@ -75,12 +85,32 @@ class Maintenance:
 
         kept, tenants = await self._database.write(expire)
         await self._store.keep_only(kept)
+        await self._sweep_fetched()
         self._marked.update(tenants)
         if self._everyone:
             await self._sweep_everyone()
         while self._marked:
             tenant = self._marked.pop()
             await self._sweep_texts(tenant_folder(self._blobs, tenant), tenant)
+
+    async def forget_fetched(self, corpus: str) -> None:
+        """Removes what was fetched for a corpus, by its own id."""
+        await asyncio.to_thread(shutil.rmtree, self._fetched / corpus, True)
+
+    async def _sweep_fetched(self) -> None:
+        """Removes what was fetched for corpora that are gone, and what a fetch left half done."""
+        wanted = set[str]()
+        if self._keep_fetched:
+            wanted |= await self._database.read(lambda session: set(session.scalars(select(CorpusRow.id))))
+
+        def remove() -> None:
+            for folder in list(self._fetched.glob("*")):
+                if folder.name not in wanted:
+                    shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # it is not empty, or not there
+                self._fetched.rmdir()
+
+        await asyncio.to_thread(remove)
 
     async def _sweep_everyone(self) -> None:
         """Sweeps every folder of texts once after the start: what a crash left is marked nowhere."""

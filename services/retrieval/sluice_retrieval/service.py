@@ -30,6 +30,7 @@ from sluice_retrieval.search.reranking import Reranker
 from sluice_retrieval.search.searcher import Searcher
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.search.verifier import Verifier
+from sluice_retrieval.sources.credentials import Credentials, mistake_in
 from sluice_retrieval.sources.policy import SourcePolicy
 from sluice_retrieval.store.base import Store
 from sluice_retrieval.store.edge import EdgeStore
@@ -69,9 +70,15 @@ class RetrievalService:
             config.git.allowed_hosts,
             config.git.private_hosts,
             document.resolve(config.git.ca_file) if config.git.ca_file is not None else None,
+            Credentials(config.git.credentials),
         )
         self.maintenance = Maintenance(
-            self.database, self.store, folder, config.keep_revisions_seconds, config.keep_tasks_seconds
+            self.database,
+            self.store,
+            folder,
+            config.keep_revisions_seconds,
+            config.keep_tasks_seconds,
+            keep_fetched=config.git.keep_fetched,
         )
         indexer = Indexer(
             self.database,
@@ -82,6 +89,7 @@ class RetrievalService:
             config.limits,
             sizes,
             on_abandon=self.maintenance.mark,
+            keep_fetched=config.git.keep_fetched,
         )
         mover = Mover(self.database, self.store)
         work = {KIND: indexer.run, MOVE_KIND: mover.run}
@@ -140,8 +148,9 @@ class RetrievalService:
             async with self.runner.quiet():
                 await self.maintenance.sweep()
 
-    async def _corpus_deleted(self, tenant: str) -> None:
+    async def _corpus_deleted(self, tenant: str, corpus: str) -> None:
         self.maintenance.mark(tenant)
+        await self.maintenance.forget_fetched(corpus)
         await self._sweep_if_idle()
 
 
@@ -162,6 +171,10 @@ def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
         if config.store.qdrant.api_key.missing:
             variable = config.store.qdrant.api_key.missing
             raise document.error("retrieval.store.qdrant.api_key", f"environment variable {variable} is not set")
+    for name, credential in config.git.credentials.items():
+        mistake = mistake_in(credential)
+        if mistake is not None:
+            raise document.error(f"retrieval.git.credentials.{name}.{mistake[0]}", mistake[1])
     if config.embedder is not None:
         provider, slash, model = config.embedder.model.partition("/")
         if not (provider and slash and model):

@@ -1,5 +1,7 @@
 """Repositories: fetched bare and shallow, read blob by blob, within the operator's rules."""
 
+from pathlib import Path
+
 import pytest
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -53,9 +55,28 @@ async def test_branches_tags_and_commits(client, repository, git, revision):
     assert ("iced.md" in await paths(client)) == (revision in ("feature/iced", "commit"))
 
 
-async def test_nothing_is_left_of_the_fetch_and_nothing_is_checked_out(client, repository, tmp_path):
+def fetched(tmp_path) -> list[Path]:
+    return sorted((tmp_path / ".state" / "retrieval" / "fetched").glob("*"))
+
+
+async def test_what_is_fetched_stays_bare_and_goes_with_its_corpus(client, repository, tmp_path):
     await client.index(corpus_pb2.GitSource(url=str(repository)))
-    assert not list((tmp_path / ".state" / "retrieval" / "fetched").glob("*"))
+    (kept,) = fetched(tmp_path)
+    assert not list(kept.rglob("README.md"))
+    await client.index(corpus_pb2.GitSource(url=str(repository)), dry_run=True)
+    assert fetched(tmp_path) == [kept]
+    await client.call("DeleteCorpus", corpus_service_pb2.DeleteCorpusRequest(name="corpora/docs"))
+    assert not fetched(tmp_path)
+
+
+async def test_nothing_is_left_of_a_fetch_where_nothing_is_to_be_kept(start, repository, tmp_path):
+    async with start() as client:
+        await client.index(corpus_pb2.GitSource(url=str(repository)))
+        assert fetched(tmp_path)
+    async with start({"git": {"keep_fetched": False}}) as client:
+        assert not fetched(tmp_path)
+        await client.index(corpus_pb2.GitSource(url=str(repository)))
+        assert not fetched(tmp_path)
 
 
 async def test_filters_and_limits_hold_for_repositories(start, repository):
@@ -149,13 +170,13 @@ def source_of(url: str, **fields) -> corpus_pb2.Source:
 )
 def test_addresses_that_are_refused(url, reason):
     with pytest.raises(SluiceError) as failure:
-        policy().check(source_of(url))
+        policy().check(source_of(url), "local")
     assert failure.value.reason == reason
     assert "secret" not in failure.value.message
 
 
 def test_private_hosts_are_allowed_by_name_alone():
-    found = policy(private_hosts=["localhost"]).check(source_of("https://localhost:8443/a/b.git"))
+    found = policy(private_hosts=["localhost"]).check(source_of("https://localhost:8443/a/b.git"), "local")
     assert isinstance(found, AllowedRepository)
     assert (found.host, found.port) == ("localhost", 8443)
     assert found.addresses
@@ -167,18 +188,12 @@ def test_an_allowed_host_with_a_private_address_is_refused(monkeypatch):
 
     monkeypatch.setattr("socket.getaddrinfo", lookup)
     with pytest.raises(SluiceError) as failure:
-        policy().check(source_of("https://git.example.org/a"))
+        policy().check(source_of("https://git.example.org/a"), "local")
     assert failure.value.metadata == {"rule": "public_addresses"}
 
 
 @pytest.mark.parametrize("revision", ["--upload-pack=x", "a..b", "a:b", "a b", "^main", "HEAD~1", "a\nb"])
 def test_revisions_that_are_no_names_are_refused(tmp_path, revision):
     with pytest.raises(SluiceError) as failure:
-        policy(roots=[tmp_path]).check(source_of(str(tmp_path), revision=revision))
+        policy(roots=[tmp_path]).check(source_of(str(tmp_path), revision=revision), "local")
     assert failure.value.violations[0].field == "source.git.revision"
-
-
-def test_credentials_are_refused_rather_than_ignored(tmp_path):
-    with pytest.raises(SluiceError) as failure:
-        policy(roots=[tmp_path]).check(source_of(str(tmp_path), credential="mine"))
-    assert failure.value.reason == R.ERROR_REASON_UNSUPPORTED_OPTION

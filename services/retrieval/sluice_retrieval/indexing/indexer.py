@@ -63,8 +63,11 @@ class Indexer:
         limits: LimitsConfig,
         sizes: ChunkSizes,
         on_abandon: Callable[[str], None],
+        *,
+        keep_fetched: bool = True,
     ) -> None:
-        """`folder` is the service's own; texts go into `blobs` in it, fetched repositories into `fetched`.
+        """`folder` is the service's own; texts go into `blobs` in it, fetched repositories into `fetched`, where they are
+        kept with their corpus if `keep_fetched` says so.
 
         `on_abandon` is told the tenant of an index that came to nothing, whose texts may be of no use.
         """
@@ -77,6 +80,7 @@ class Indexer:
         self._limits = limits
         self._sizes = sizes
         self._on_abandon = on_abandon
+        self._keep_fetched = keep_fetched
 
     async def run(self, handle: TaskHandle) -> pb.IndexResult:
         """Carries out an IndexCorpusRequest. Raises SluiceError."""
@@ -93,14 +97,15 @@ class Indexer:
 
     async def _index(self, handle: TaskHandle, request: pb.IndexCorpusRequest) -> pb.IndexResult:
         await handle.report(step="opening")
-        where = await asyncio.to_thread(self._policy.check, request.source)
+        where = await asyncio.to_thread(self._policy.check, request.source, handle.tenant)
         begun: _Begun | None = None
         corpus_id = corpus_id_of(request.name)
         corpus = await self._database.read(lambda session: rows.get(session, handle.tenant, corpus_id))
         if not request.dry_run:
             begun = await self._begin(handle, corpus, request)
-        # For a repository, a folder of its own that goes with the index.
-        scratch = self._fetched / handle.name.rpartition("/")[2]
+        # For a repository, the folder of its corpus, which one index at a time uses; else one that goes with the index.
+        kept = self._keep_fetched and not request.dry_run
+        scratch = self._fetched / (corpus.id if kept else handle.name.rpartition("/")[2])
         child = Child("indexer")
         await child.start()
         try:
@@ -117,7 +122,8 @@ class Indexer:
             raise
         finally:
             await child.close()
-            await asyncio.to_thread(shutil.rmtree, scratch, True)
+            if not kept:
+                await asyncio.to_thread(shutil.rmtree, scratch, True)
         return result
 
     async def _with_child(
@@ -170,6 +176,7 @@ class Indexer:
                 limits.max_total_bytes,
                 limits.max_depth,
                 limits.max_seconds,
+                limits.max_objects,
             ),
             target_chars=self._sizes.target,
             small_chars=self._sizes.small,
@@ -180,7 +187,7 @@ class Indexer:
         if isinstance(where, AllowedRepository):
             question.url, question.revision = where.url, where.revision
             question.host, question.port, question.addresses = where.host, where.port, where.addresses
-            question.ca_file = where.ca_file
+            question.ca_file, question.login = where.ca_file, where.login
         return question
 
     async def _begin(self, handle: TaskHandle, corpus: CorpusRow, request: pb.IndexCorpusRequest) -> _Begun:

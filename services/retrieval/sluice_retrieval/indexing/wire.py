@@ -2,6 +2,7 @@
 
 import msgspec
 
+from sluice_retrieval.sources.credentials import Login
 from sluice_retrieval.store.base import Point
 
 
@@ -13,13 +14,14 @@ class Limits(msgspec.Struct, frozen=True):
     max_total_bytes: int
     max_depth: int
     max_seconds: float
+    max_objects: int
 
 
 class Open(msgspec.Struct, tag=True):
     """Begins to read a source: a folder, or a repository (where `url` is set)."""
 
     root: str
-    """The folder to read; for a repository, an empty one to fetch it into."""
+    """The folder to read; for a repository, the one to fetch it into, which may hold what an earlier fetch left."""
     blobs: str
     """Folder of the tenant's texts."""
     limits: Limits
@@ -31,6 +33,7 @@ class Open(msgspec.Struct, tag=True):
     port: int = 0
     addresses: tuple[str, ...] = ()
     ca_file: str | None = None
+    login: Login | None = None
     include: list[str] = []
     exclude: list[str] = []
     dry_run: bool = False

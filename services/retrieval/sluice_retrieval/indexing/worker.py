@@ -12,10 +12,11 @@ from sluice_retrieval.indexing.points import points_of
 from sluice_retrieval.sources.classify import skip_by_content
 from sluice_retrieval.sources.found import Budget, SeenFile, Source
 from sluice_retrieval.sources.git import GitReader
+from sluice_retrieval.sources.git_process import Git
 from sluice_retrieval.sources.local import LocalFolder
 from sluice_retrieval.sources.patterns import PathFilter
 from sluice_retrieval.store.base import Point
-from sluice_retrieval.text.languages import language_of
+from sluice_retrieval.text.languages import HEAD_BYTES, language_of
 from sluice_retrieval.text.lines import estimate_tokens
 
 
@@ -49,7 +50,12 @@ class Worker:
         self._blobs = BlobFolder(Path(question.blobs))
         self._sizes = ChunkSizes(question.target_chars, question.small_chars)
         self._budget = budget = Budget(
-            limits.max_files, limits.max_file_bytes, limits.max_total_bytes, limits.max_depth, limits.max_seconds
+            limits.max_files,
+            limits.max_file_bytes,
+            limits.max_total_bytes,
+            limits.max_depth,
+            limits.max_seconds,
+            limits.max_objects,
         )
         self._dry_run = question.dry_run
         if question.cut_only:
@@ -60,15 +66,16 @@ class Worker:
         if not question.url:
             self._source = LocalFolder(root, filters, budget)
         else:
-            self._source = reader = GitReader(
+            git = Git(
                 root,
                 budget,
                 host=question.host,
                 port=question.port,
                 addresses=question.addresses,
                 ca_file=question.ca_file,
-                filters=filters,
+                login=question.login,
             )
+            self._source = reader = GitReader(git, budget, filters)
             revision = reader.fetch(question.url, question.revision)
         self._files = self._source.files()
         return wire.Opened(revision)
@@ -118,7 +125,7 @@ class Worker:
             signature = file.signature if isinstance(data, bytes) else ""
             return wire.FileEntry(file.path, "", file.size_bytes, 0, "", signature, reason or "", 0, 0)
         self._budget.take(len(data))
-        language = language_of(file.path)
+        language = language_of(file.path, data[:HEAD_BYTES])
         lines = data.count(b"\n") + (not data.endswith(b"\n"))
         entry = wire.FileEntry(file.path, language, len(data), lines, "", file.signature, "", 0, 0)
         if not self._dry_run:

@@ -60,9 +60,9 @@ class CorpusService:
         runner: TaskRunner,
         policy: SourcePolicy,
         embedder: EmbedderConfig | None,
-        on_delete: Callable[[str], Awaitable[None]],
+        on_delete: Callable[[str, str], Awaitable[None]],
     ) -> None:
-        """`on_delete` is told the tenant whose corpus was deleted."""
+        """`on_delete` is told the tenant whose corpus was deleted, and the corpus's own id."""
         self._database = database
         self._store = store
         self._texts = texts
@@ -116,14 +116,15 @@ class CorpusService:
             task_rows.refuse_if_busy(session, call.tenant, request.name)
             return rows.remove(session, row)
 
-        await self._store.drop(call.tenant, await self._database.write(remove))
-        await self._on_delete(call.tenant)
+        corpus = await self._database.write(remove)
+        await self._store.drop(call.tenant, corpus)
+        await self._on_delete(call.tenant, corpus)
         return pb.DeleteCorpusResponse()
 
     async def IndexCorpus(self, request: pb.IndexCorpusRequest, call: Call) -> pb.IndexCorpusResponse:
         path_filter(request.filters)
         # Refused now rather than by a task that fails; the task checks again, because time passes.
-        await asyncio.to_thread(self._policy.check, request.source)
+        await asyncio.to_thread(self._policy.check, request.source, call.tenant)
         await self._database.read(lambda session: rows.get(session, call.tenant, corpus_id_of(request.name)))
         task = await self._runner.submit(
             call.identity,

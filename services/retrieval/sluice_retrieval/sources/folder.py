@@ -5,6 +5,7 @@ is swapped under our feet, what is read lies below the root.
 """
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Sequence
@@ -39,10 +40,10 @@ class Folder:
         """Opens a folder in it. Raises OSError: ELOOP or ENOTDIR for a symbolic link."""
         return Folder(os.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=self._descriptor))
 
-    def entries(self) -> list[os.DirEntry[str]]:
-        """Returns what is in it, by name."""
+    def entries(self, most: int) -> list[os.DirEntry[str]]:
+        """Returns what is in it, by name; of more than `most` entries, any one more than that. Raises OSError."""
         with os.scandir(self._descriptor) as found:
-            return sorted(found, key=lambda entry: entry.name)
+            return sorted(itertools.islice(found, most + 1), key=lambda entry: entry.name)
 
     def read(self, name: str, limit: int) -> bytes:
         """Reads a file in it. Raises SkippedFile."""

@@ -36,15 +36,17 @@ class Source(Protocol):
 
 @dataclass
 class Budget:
-    """What one source may cost, and what it did. `take` and `check` raise SOURCE_LIMIT_EXCEEDED."""
+    """What one source may cost, and what it did. Its methods raise SOURCE_LIMIT_EXCEEDED."""
 
     max_files: int
     max_file_bytes: int
     max_total_bytes: int
     max_depth: int
     max_seconds: float
+    max_objects: int = 1_000_000
     files: int = 0
     total: int = 0
+    seen: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     _start: float = field(default_factory=time.monotonic)
 
@@ -56,6 +58,17 @@ class Budget:
             raise exceeded("max_files", f"more than {self.max_files} files")
         if self.total > self.max_total_bytes:
             raise exceeded("max_total_bytes", f"more than {self.max_total_bytes} bytes")
+
+    def see(self) -> None:
+        """Counts an entry that is looked at, whether it counts or not: a small tree may show itself a billion times."""
+        self.seen += 1
+        if self.seen > self.max_objects:
+            raise exceeded("max_objects", f"more than {self.max_objects} entries to look at")
+        self.check_time()
+
+    def skip(self, reason: str) -> None:
+        """Counts what does not count, by the reason."""
+        self.skipped[reason] += 1
 
     def check_depth(self, depth: int) -> None:
         """Refuses folders that are nested too deeply."""

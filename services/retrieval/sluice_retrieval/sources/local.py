@@ -1,6 +1,5 @@
 """Reads a local folder: .gitignore honoured, symbolic links never followed."""
 
-import contextlib
 import os
 import stat
 import time
@@ -8,12 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sluice_retrieval.sources.classify import HIDDEN_FOLDERS, VENDORED_FOLDERS, skip_by_name
+from sluice_retrieval.sources.classify import is_bad_name
 from sluice_retrieval.sources.folder import Folder, SkippedFile
 from sluice_retrieval.sources.found import Budget, SeenFile, unreadable
 from sluice_retrieval.sources.patterns import IgnoreRules, PathFilter
+from sluice_retrieval.sources.selection import (
+    IGNORE_FILE,
+    IGNORE_FILE_BYTES,
+    ignore_file_too_large,
+    skip_file,
+    skip_folder,
+)
 
-_IGNORE_FILE_BYTES: Final = 256 * 1024
 _SETTLED_NANOSECONDS: Final = 2_000_000_000
 """The coarsest clock of the disks in use ticks every two seconds."""
 
@@ -37,7 +42,8 @@ class LocalFolder:
 
     def files(self) -> Iterator[SeenFile]:
         """Yields the files that may count."""
-        rules = IgnoreRules().within("", _repository_excludes(self._folder))
+        # Those that a clone keeps to itself, too.
+        rules = IgnoreRules().within("", _text(self._folder, ".git", "info", "exclude"))
         yield from self._walk(self._folder, "", rules, 1)
 
     def read(self, path: str, ref: str) -> bytes | str:
@@ -55,29 +61,30 @@ class LocalFolder:
         budget = self._budget
         budget.check_depth(depth)
         budget.check_time()
-        rules = rules.within(path, _text(folder, ".gitignore"))
+        rules = rules.within(path, _text(folder, IGNORE_FILE))
         try:
-            entries = folder.entries()
+            entries = folder.entries(budget.max_objects)
         except OSError:
-            budget.skipped["unreadable"] += 1
+            budget.skip("unreadable")
             return
         for entry in entries:
+            budget.see()
             inner = f"{path}/{entry.name}" if path else entry.name
             reason = _skip_entry(entry, inner, rules, self._filters)
             if reason is not None:
-                budget.skipped[reason] += 1
+                budget.skip(reason)
             elif entry.is_dir(follow_symlinks=False):
                 try:
                     deeper = folder.folder(entry.name)
                 except OSError:
-                    budget.skipped["unreadable"] += 1
+                    budget.skip("unreadable")
                     continue
                 with deeper:
                     yield from self._walk(deeper, inner, rules, depth + 1)
             else:
                 seen = self._seen(entry, inner)
                 if isinstance(seen, str):
-                    budget.skipped[seen] += 1
+                    budget.skip(seen)
                 else:
                     yield seen
 
@@ -98,36 +105,18 @@ class LocalFolder:
 
 
 def _skip_entry(entry: os.DirEntry[str], path: str, rules: IgnoreRules, filters: PathFilter) -> str | None:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "bad_name"
     if entry.is_symlink():
-        return "symlink"
-    is_folder = entry.is_dir(follow_symlinks=False)
-    if is_folder:
-        if entry.name in HIDDEN_FOLDERS:
-            return "hidden"
-        if entry.name in VENDORED_FOLDERS and not filters.names(entry.name):
-            return "vendored"
-    if rules.ignores(path, is_folder=is_folder):
-        return "ignored"
-    if is_folder:
-        return "excluded" if filters.skips_folder(path) else None
-    if not filters.takes(path):
-        return "excluded"
-    return skip_by_name(path)
+        return "bad_name" if is_bad_name(entry.name) else "symlink"
+    if entry.is_dir(follow_symlinks=False):
+        return skip_folder(path, entry.name, rules, filters)
+    return skip_file(path, entry.name, rules, filters)
 
 
-def _text(folder: Folder, name: str) -> str | None:
+def _text(folder: Folder, *parts: str) -> str | None:
+    """Returns the patterns in a file, or None where there is none that can be read."""
     try:
-        return folder.read(name, _IGNORE_FILE_BYTES).decode("utf-8", errors="replace")
-    except SkippedFile:
+        return folder.read_path(parts, IGNORE_FILE_BYTES).decode("utf-8-sig", errors="replace")
+    except SkippedFile as skipped:
+        if skipped.reason == "too_large":
+            raise ignore_file_too_large() from None
         return None
-
-
-def _repository_excludes(folder: Folder) -> str | None:
-    """Returns the patterns that a clone keeps to itself, in .git/info/exclude."""
-    with contextlib.suppress(SkippedFile):
-        return folder.read_path((".git", "info", "exclude"), _IGNORE_FILE_BYTES).decode("utf-8", errors="replace")
-    return None

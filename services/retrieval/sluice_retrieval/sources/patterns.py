@@ -9,6 +9,8 @@ from pathspec import GitIgnoreSpec
 _MAX_STARS_IN_SEGMENT: Final = 4
 _MAX_DOUBLE_STARS: Final = 4
 _STARS: Final = re.compile(r"\*+")
+_IGNORE_LINE: Final = re.compile(r"\r?\n")
+"""What ends a line for git: not what else Unicode may call an end."""
 
 
 class PatternError(ValueError):
@@ -51,17 +53,25 @@ class PathFilter:
 
 def _compile(patterns: Sequence[str], offset: int) -> GitIgnoreSpec:
     for index, pattern in enumerate(patterns):
-        # Patterns become regular expressions whose time grows with the power of the stars.
-        segments = pattern.split("/")
-        if any(len(_STARS.findall(segment)) > _MAX_STARS_IN_SEGMENT for segment in segments):
-            raise PatternError(offset + index, f"at most {_MAX_STARS_IN_SEGMENT} stars between slashes")
-        if segments.count("**") > _MAX_DOUBLE_STARS:
-            raise PatternError(offset + index, f"at most {_MAX_DOUBLE_STARS} times **")
-        try:
-            GitIgnoreSpec.from_lines([pattern])
-        except ValueError:
-            raise PatternError(offset + index, "not a gitignore-style pattern") from None
+        mistake = _mistake_in(pattern)
+        if mistake is not None:
+            raise PatternError(offset + index, mistake)
     return GitIgnoreSpec.from_lines(patterns)
+
+
+def _mistake_in(pattern: str) -> str | None:
+    """Returns why a pattern is not used, or None."""
+    # Patterns become regular expressions whose time grows with the power of the stars.
+    segments = pattern.split("/")
+    if any(len(_STARS.findall(segment)) > _MAX_STARS_IN_SEGMENT for segment in segments):
+        return f"at most {_MAX_STARS_IN_SEGMENT} stars between slashes"
+    if segments.count("**") > _MAX_DOUBLE_STARS:
+        return f"at most {_MAX_DOUBLE_STARS} times **"
+    try:
+        GitIgnoreSpec.from_lines([pattern])
+    except ValueError:
+        return "not a gitignore-style pattern"
+    return None
 
 
 class IgnoreRules:
@@ -90,11 +100,4 @@ class IgnoreRules:
 
 def _lenient(text: str) -> GitIgnoreSpec:
     """Reads a .gitignore as git does, which passes over lines that it does not understand."""
-    good: list[str] = []
-    for line in text.splitlines():
-        try:
-            GitIgnoreSpec.from_lines([line])
-        except ValueError:
-            continue
-        good.append(line)
-    return GitIgnoreSpec.from_lines(good)
+    return GitIgnoreSpec.from_lines([line for line in _IGNORE_LINE.split(text) if _mistake_in(line) is None])

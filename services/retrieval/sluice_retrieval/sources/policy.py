@@ -13,10 +13,11 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2 as pb
 from sluice_kit.errors import SluiceError, make_error
 from sluice_kit.rpc import invalid_field
+from sluice_retrieval.sources.credentials import HTTPS_PORT, Credentials, Login, kind_of
+from sluice_retrieval.sources.git_local import LeadsElsewhere, check_repository
 
 _REVISION: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_./+\-]*$")
 _HOST: Final = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
-_HTTPS_PORT: Final = 443
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class AllowedRepository:
     """The host's addresses, which the fetch is held to."""
     ca_file: str | None = None
     """Certificates that the host is checked against. None: the system's."""
+    login: Login | None = None
+    """What the host is told when it asks who fetches."""
     folder: Path | None = None
 
 
@@ -50,25 +53,28 @@ class SourcePolicy:
         allowed_hosts: Sequence[str],
         private_hosts: Sequence[str],
         ca_file: Path | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._roots = tuple(root.resolve() for root in roots)
         self._allowed_hosts = frozenset(host.lower() for host in allowed_hosts)
         self._private_hosts = frozenset(host.lower() for host in private_hosts)
         self._ca_file = str(ca_file) if ca_file is not None else None
+        self._credentials = credentials if credentials is not None else Credentials({})
 
     @property
     def roots(self) -> tuple[Path, ...]:
         """The folders below which sources may lie."""
         return self._roots
 
-    def check(self, source: pb.Source) -> AllowedFolder | AllowedRepository:
-        """Returns where to read, or raises: INVALID_REQUEST, SOURCE_NOT_ALLOWED, SOURCE_UNREADABLE.
+    def check(self, source: pb.Source, tenant: str) -> AllowedFolder | AllowedRepository:
+        """Returns where a tenant may read.
 
-        Blocking: it looks at the disk, or asks for a host's addresses.
+        Raises INVALID_REQUEST, SOURCE_NOT_ALLOWED, SOURCE_UNREADABLE, or INTEGRATION_MISCONFIGURED for a credential
+        without its token. Blocking: it looks at the disk, or asks for a host's addresses.
         """
         if source.WhichOneof("kind") == "local":
             return AllowedFolder(self._folder(source.local.path, "source.local.path"))
-        return self._repository(source.git)
+        return self._repository(source.git, tenant)
 
     def _folder(self, text: str, field: str) -> Path:
         path = Path(text)
@@ -88,27 +94,31 @@ class SourcePolicy:
             raise _unreadable("there is no such folder")
         return real
 
-    def _repository(self, git: pb.GitSource) -> AllowedRepository:
+    def _repository(self, git: pb.GitSource, tenant: str) -> AllowedRepository:
         revision = git.revision if git.HasField("revision") and git.revision else None
         if revision is not None and (not _REVISION.match(revision) or ".." in revision):
             raise invalid_field("source.git.revision", "not a branch, tag or commit id")
-        if git.HasField("credential") and git.credential:
-            raise make_error(
-                ErrorReason.ERROR_REASON_UNSUPPORTED_OPTION,
-                "stored credentials for repositories are not offered yet",
-                metadata={"option": "source.git.credential"},
-            )
-        if git.url.startswith("/") or git.url.startswith("file://"):
-            text = git.url if git.url.startswith("/") else unquote(git.url.removeprefix("file://"))
-            folder = self._folder(text, "source.git.url")
-            return AllowedRepository(folder.as_uri(), revision, folder=folder)
-        return self._remote(git.url, revision)
+        if not git.url.startswith(("/", "file://")):
+            return self._remote(git, revision, tenant)
+        if git.credential:
+            raise invalid_field("source.git.credential", "only for an https address")
+        text = git.url if git.url.startswith("/") else unquote(git.url.removeprefix("file://"))
+        folder = self._folder(text, "source.git.url")
+        try:
+            check_repository(folder, self._roots)
+        except LeadsElsewhere:
+            raise _not_allowed(
+                "a part of this repository does not lie below a root that the operator allows "
+                "(retrieval.allowed_roots)",
+                "allowed_roots",
+            ) from None
+        return AllowedRepository(folder.as_uri(), revision, folder=folder)
 
-    def _remote(self, url: str, revision: str | None) -> AllowedRepository:
-        field = "source.git.url"
+    def _remote(self, git: pb.GitSource, revision: str | None, tenant: str) -> AllowedRepository:
+        url, field = git.url, "source.git.url"
         try:
             parts = urlsplit(url)
-            host, port = (parts.hostname or "").lower(), parts.port or _HTTPS_PORT
+            host, port = (parts.hostname or "").lower(), parts.port or HTTPS_PORT
         except ValueError:
             raise invalid_field(field, "not an address") from None
         if not url.isascii() or not url.isprintable() or " " in url:
@@ -124,9 +134,18 @@ class SourcePolicy:
             raise _not_allowed(
                 f"the operator does not allow repositories on {host} (retrieval.git.allowed_hosts)", "allowed_hosts"
             )
-        return AllowedRepository(
-            url, revision, host, port, _addresses(host, port, private=private), ca_file=self._ca_file
-        )
+        kind = kind_of(host, git.host)
+        login = self._credentials.login(git.credential, tenant, host, port, kind) if git.credential else None
+        # The port is written out, so that git takes the address for the one that the login and the addresses are for.
+        url = f"https://{host}:{port}{_path(parts.path, kind)}"
+        addresses = _addresses(host, port, private=private)
+        return AllowedRepository(url, revision, host, port, addresses, self._ca_file, login)
+
+
+def _path(path: str, kind: "pb.GitHost.ValueType") -> str:
+    """Returns the path to fetch from. GitLab redirects from one without the ending, and redirects are not followed."""
+    path = path.rstrip("/")
+    return f"{path}.git" if kind == pb.GitHost.GIT_HOST_GITLAB and not path.endswith(".git") else path
 
 
 def _addresses(host: str, port: int, *, private: bool) -> tuple[str, ...]:

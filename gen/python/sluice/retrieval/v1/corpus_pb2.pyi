@@ -216,9 +216,12 @@ class GitSource(_message.Message):
     revision: _builtins.str
     """Branch, tag or commit id. Unset: the repository's default branch."""
     host: Global___GitHost.ValueType
-    """The kind of host. Unset: told from the address, else plain git."""
+    """The kind of host, which decides the user that goes with a token. Unset: told from the address, else plain git."""
     credential: _builtins.str
-    """Name of the stored credential to use; refused with UNSUPPORTED_OPTION until credentials can be stored. Unset: none."""
+    """Name of the credential to use, one of those that the operator configured for the host and the tenant. Its token is
+    sent to the hosts that it lists alone. SOURCE_NOT_ALLOWED for one that is not for this caller or this host,
+    INTEGRATION_MISCONFIGURED for one whose token is not set. Unset: none.
+    """
     def __init__(
         self,
         *,
