@@ -162,7 +162,7 @@ async def test_after_the_load_everything_is_as_before() -> None:
     """Finished, failed, cancelled and abandoned streams leave no task, no file and no call behind."""
     settings = {
         "providers": {"scripted": {"adapter": "scripted"}},
-        "gateway": {"log": {"retention_seconds": 0.05}},
+        "gateway": {"log": {"retention_seconds": 0.05, "answer_seconds": 0}},
     }
     models = ("text?tokens=20", "text?tokens=500&delay_ms=5", "text?fault=cut@3", "text?fault=UPSTREAM_OVERLOADED")
     async with mesh(settings) as running, open_channel(running.address) as channel:

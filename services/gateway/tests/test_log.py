@@ -59,7 +59,7 @@ def test_what_is_kept_is_whole_and_what_is_not_is_said(batches: list[int], limit
         more = events(len(written) + 1, count)
         written += more
         log.append(len(more), pack(more))
-        for batch in log.take_evicted():
+        for batch in log.trim(log.last_sequence + 1):
             evicted += logs.unpack(batch)
     kept = written[log.first_sequence - 1 :]
     assert evicted + kept == written
@@ -72,6 +72,21 @@ def test_what_is_kept_is_whole_and_what_is_not_is_said(batches: list[int], limit
         assert caught.value.metadata["first_sequence"] == str(log.first_sequence)
     else:
         assert read_all(log, after) == written[after:]
+
+
+def test_what_a_watcher_has_yet_to_be_sent_is_not_forgotten() -> None:
+    log = ResponseLog(10)
+    for number in range(1, 9):
+        log.append(1, pack(events(number, 1)))
+    assert [batch.first for batch in log.trim(needed=4)] == [1, 2, 3]
+    assert read_all(log, 3) == events(4, 5)
+    log.trim(needed=9)
+    assert log.first_sequence == 8
+    log.clear()
+    assert log.read(8) is None
+    with pytest.raises(SluiceError) as caught:
+        log.read(7)
+    assert caught.value.reason == ErrorReason.ERROR_REASON_RESUME_WINDOW_EXPIRED
 
 
 @given(st.integers(1, 1 << 62))

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,65 @@ async def test_the_same_id_for_another_request_is_refused(client: Any, ask: Any)
     other = await client.stream(ask(text="something else"), request_id)
     assert other.error is not None
     assert other.error.reason == R.ERROR_REASON_REQUEST_ID_REUSED
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited field as it stands on the wire."""
+    size, length = len(payload), b""
+    while size >= 0x80:
+        length += bytes((size & 0x7F | 0x80,))
+        size >>= 7
+    return _tag(number) + length + bytes((size,)) + payload
+
+
+def _tag(number: int) -> bytes:
+    key = number << 3 | 2
+    return bytes((key,)) if key < 0x80 else bytes((key & 0x7F | 0x80, key >> 7))
+
+
+def _shuffled(spec: pb.ChatSpec, entries: Iterable[str]) -> bytes:
+    """The spec as Go writes it: a map's entries in a random order, so between two tries in another one."""
+    bare = pb.ChatSpec.FromString(spec.SerializeToString())
+    options = bare.parameters.vendor_options
+    pairs = [(key, options.fields[key].SerializeToString()) for key in entries]
+    bare.ClearField("labels")
+    bare.ClearField("parameters")
+    labels = b"".join(_field(15, _field(1, key.encode()) + _field(2, spec.labels[key].encode())) for key in entries)
+    struct = b"".join(_field(1, _field(1, key.encode()) + _field(2, value)) for key, value in pairs)
+    number = pb.ChatSpec.DESCRIPTOR.fields_by_name["parameters"].number
+    inner = spec.parameters.DESCRIPTOR.fields_by_name["vendor_options"].number
+    return labels + _field(number, _field(inner, struct)) + bare.SerializeToString()
+
+
+async def test_entries_of_maps_in_another_order_are_the_same_request(start: Any, ask: Any, tmp_path: Path) -> None:
+    """On the wire, nested maps included, also after a restart; while another value is another request."""
+    request_id, keys = new_id(), [f"key-{number}" for number in range(9)]
+    spec = ask("scripted/text?tokens=4", labels={key: f"of {key}" for key in keys})
+    spec.parameters.vendor_options.update({key: number for number, key in enumerate(keys)})
+    other = pb.ChatSpec.FromString(spec.SerializeToString())
+    other.labels[keys[3]] = "another"
+
+    async def send(client: Any, what: pb.ChatSpec, order: list[str]) -> Any:
+        body = _field(1, request_id.encode()) + _field(2, _shuffled(what, order))
+        assert pb.StreamChatRequest.FromString(body) == pb.StreamChatRequest(spec=what, request_id=request_id)
+        method = client.channel.unary_stream(
+            "/sluice.gateway.v1.ChatService/StreamChat", None, pb.StreamChatResponse.FromString
+        )
+        return await client.collect(method(body))
+
+    orders = [keys, keys[::-1], keys[4:] + keys[:4], sorted(keys, key=lambda key: key[::-1] + "x")]
+    async with start(state_dir=str(tmp_path)) as client:
+        seen = [await send(client, spec, order) for order in orders]
+        refused = await send(client, other, keys)
+        rows = await client.rows("responses")
+    assert all(one.events == seen[0].events for one in seen)
+    assert seen[0].events
+    assert len(rows) == 1
+    assert refused.error.reason == R.ERROR_REASON_REQUEST_ID_REUSED
+    async with start(state_dir=str(tmp_path)) as client:
+        lost, refused = await send(client, spec, keys[::-1]), await send(client, other, keys)
+    assert lost.error.reason == R.ERROR_REASON_RESPONSE_LOST
+    assert refused.error.reason == R.ERROR_REASON_REQUEST_ID_REUSED
 
 
 async def test_methods_have_ids_of_their_own(client: Any, ask: Any) -> None:

@@ -1,6 +1,7 @@
 """Resuming: the same events with the same numbers, and the same end."""
 
 import asyncio
+import uuid
 from typing import Any
 
 import grpc
@@ -120,8 +121,58 @@ async def test_events_that_are_no_longer_kept(start: Any, ask: Any) -> None:
         assert described.last_sequence == len(seen.events)
 
 
+async def test_after_the_window_the_finished_answer_is_left(start: Any, ask: Any, until: Any) -> None:
+    request_id = str(uuid.uuid4())
+    async with start({"log": {"retention_seconds": 0.05}}) as client:
+        spec = ask("scripted/text?tokens=30")
+        seen = await client.stream(spec, request_id)
+        folded = (await client.chat.Chat(pb.ChatRequest(spec=spec, request_id=request_id))).answer
+        response = client.gateway.responses.get(seen.response, "local")
+        await until(lambda: not response.log.batches())
+        kept = client.gateway.responses.kept_bytes
+        repeated, early = await client.stream(spec, request_id), await client.resume(seen.response, 3)
+        for expired in (repeated, early):
+            assert expired.events == []
+            assert expired.error is not None
+            assert expired.error.reason == R.ERROR_REASON_RESUME_WINDOW_EXPIRED
+            assert expired.error.metadata["resource"] == seen.response
+        last = await client.resume(seen.response, len(seen.events))
+        assert (last.events, last.error) == ([], None)
+        described = await client.chat.GetResponse(pb.GetResponseRequest(response=seen.response))
+        assert described.state == pb.ResponseState.RESPONSE_STATE_COMPLETED
+        assert described.answer.text == seen.text
+        assert described.last_sequence == len(seen.events)
+        again = (await client.chat.Chat(pb.ChatRequest(spec=spec, request_id=request_id))).answer
+        assert again == folded
+        assert client.gateway.responses.kept_bytes == kept
+
+
+async def test_a_number_that_no_event_has_had_is_refused(client: Any, ask: Any) -> None:
+    """Else a resume beyond the end of an answer would look like an answer that ended well."""
+    call = client.chat.StreamChat(pb.StreamChatRequest(spec=ask("scripted/text?tokens=9&delay_ms=20", **GRACE)))
+    seen = await client.collect(call, until=lambda seen: bool(seen.events))
+    running = await client.resume(seen.response, 1000)
+    whole = await client.collect(call)
+    ended = await client.resume(seen.response, whole.numbers[-1] + 1)
+    for refused in (running, ended):
+        assert refused.error is not None
+        assert refused.error.reason == R.ERROR_REASON_INVALID_REQUEST
+        assert refused.error.violations[0].field == "after_sequence"
+
+
+async def test_a_failure_that_is_kept_holds_no_frames(client: Any, ask: Any) -> None:
+    """However often it is told: each telling would add to its traceback, and with it keep a call alive."""
+    seen = await client.stream(ask("scripted/text?fault=cut@4"))
+    error = client.gateway.responses.get(seen.response, "local").error
+    for _ in range(3):
+        again = await client.resume(seen.response)
+        assert again.error is not None
+        assert (again.error.reason, again.error.metadata) == (error.reason, error.metadata)
+        assert (error.__traceback__, error.__context__) == (None, None)
+
+
 async def test_ended_responses_are_forgotten_after_a_while(start: Any, ask: Any, until: Any) -> None:
-    async with start({"log": {"retention_seconds": 0.1}}) as client:
+    async with start({"log": {"retention_seconds": 0.1, "answer_seconds": 0}}) as client:
         seen = await client.stream(ask())
         await until(lambda: client.gateway.responses.kept_bytes == 0)
         gone = await client.resume(seen.response)

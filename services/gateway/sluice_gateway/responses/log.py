@@ -49,20 +49,19 @@ _ONE_BYTE = [bytes((value,)) for value in range(0x80)]
 class ResponseLog:
     """The events of one response, from the oldest kept to the newest.
 
-    Numbers start at 1 and have no gap. `limit` is in bytes; when it is passed the oldest batches are handed to
-    `on_evict` and forgotten. A batch that a watcher still needs is never among them: the relay stops reading from the
-    upstream long before (WatcherLimits.queue_bytes).
+    Numbers start at 1 and have no gap. `limit` is in bytes; whoever appends calls `trim` when `size` passes it.
+    `resource` names the response in errors.
     """
 
-    __slots__ = ("_batches", "_limit", "evicted", "last_sequence", "size", "written")
+    __slots__ = ("_batches", "_resource", "last_sequence", "limit", "size", "written")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, resource: str = "") -> None:
         self._batches: deque[Batch] = deque()
-        self._limit = limit
+        self._resource = resource
+        self.limit = limit
         self.last_sequence = 0
         self.size = 0
         self.written = 0
-        self.evicted: list[Batch] | None = None
 
     @property
     def first_sequence(self) -> int:
@@ -75,21 +74,25 @@ class ResponseLog:
         self.last_sequence += count
         self.size += len(body)
         self.written += len(body)
-        if self.size > self._limit:
-            self._evict()
 
-    def _evict(self) -> None:
-        while self.size > self._limit and len(self._batches) > 1:
-            batch = self._batches.popleft()
+    def trim(self, needed: int) -> list[Batch]:
+        """Forgets the oldest batches until the limit is kept, and returns them.
+
+        Never the newest one, nor any from the event with the number `needed` on: a watcher has yet to be sent those.
+        They are few, because the upstream is held back while a watcher is behind.
+        """
+        forgotten: list[Batch] = []
+        batches = self._batches
+        while self.size > self.limit and len(batches) > 1 and batches[1].first <= needed:
+            batch = batches.popleft()
             self.size -= len(batch.body)
-            if self.evicted is None:
-                self.evicted = []
-            self.evicted.append(batch)
+            forgotten.append(batch)
+        return forgotten
 
-    def take_evicted(self) -> list[Batch]:
-        """Returns the batches forgotten since the last time, for whoever folds them."""
-        taken, self.evicted = self.evicted or [], None
-        return taken
+    def clear(self) -> None:
+        """Forgets every event; the numbers stay."""
+        self._batches.clear()
+        self.size = 0
 
     def batches(self) -> list[Batch]:
         """Returns every batch kept."""
@@ -104,16 +107,17 @@ class ResponseLog:
         if after >= self.last_sequence:
             return None
         batches = self._batches
+        if not batches or after + 1 < batches[0].first:
+            first = str(self.first_sequence)
+            raise make_error(
+                ErrorReason.ERROR_REASON_RESUME_WINDOW_EXPIRED,
+                f"events before number {first} are no longer kept; GetResponse has the answer so far",
+                metadata={"first_sequence": first, "resource": self._resource},
+            )
         newest = batches[-1]
         if newest.first == after + 1:
             # The usual case: the watcher keeps up.
             return frame(newest.first, newest.body), self.last_sequence, len(newest.body)
-        if after + 1 < batches[0].first:
-            raise make_error(
-                ErrorReason.ERROR_REASON_RESUME_WINDOW_EXPIRED,
-                f"events before number {batches[0].first} are no longer kept; GetResponse has the answer so far",
-                metadata={"first_sequence": str(batches[0].first)},
-            )
         start = bisect_right(batches, after + 1, key=_first) - 1
         bodies: list[bytes] = []
         size, last = 0, after

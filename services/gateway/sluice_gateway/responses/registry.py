@@ -40,6 +40,7 @@ class Responses:
         self._by_id: dict[str, Response] = {}
         self._by_key: dict[tuple[str, str, str], Response] = {}
         self._ended: OrderedDict[str, Response] = OrderedDict()
+        self._condensed: OrderedDict[str, Response] = OrderedDict()
         self._running: Counter[str] = Counter()
         self._total_running = 0
         self._bytes = 0
@@ -65,12 +66,27 @@ class Responses:
     def _on_tick(self) -> None:
         now = asyncio.get_running_loop().time()
         tend(self._by_id.values(), self._config.watchers, now)
-        while self._ended:
-            oldest = next(iter(self._ended.values()))
-            if now - oldest.end_time < self._config.log.retention_seconds:
-                break
-            self._forget(oldest)
+        self._expire(now)
         self._schedule()
+
+    def _expire(self, now: float) -> None:
+        """Ended responses lose their events first and their answers later."""
+        limits = self._config.log
+        for response in list(self._ended.values()):
+            if now - response.end_time < limits.retention_seconds:
+                break
+            if limits.answer_seconds <= limits.retention_seconds:
+                self._forget(response)
+            elif not response.watchers:
+                self._bytes -= response.size
+                response.condense()
+                self._bytes += response.size
+                del self._ended[response.id]
+                self._condensed[response.id] = response
+        for response in list(self._condensed.values()):
+            if now - response.end_time < limits.answer_seconds:
+                break
+            self._forget(response)
 
     def open(self, method: str, request_id: str, spec: ChatSpec, call: Call) -> Response:
         """Returns the response to a request: a new one that runs, or that of an earlier request with the same id.
@@ -184,18 +200,19 @@ class Responses:
             self._make_room()
 
     def _make_room(self) -> None:
-        for response in list(self._ended.values()):
+        for response in [*self._condensed.values(), *self._ended.values()]:
             if self._bytes <= self._config.log.total_bytes:
                 return
             if not response.watchers:
                 self._forget(response)
 
     def _forget(self, response: Response) -> None:
-        del self._ended[response.id]
+        if self._ended.pop(response.id, None) is None:
+            del self._condensed[response.id]
         del self._by_id[response.id]
         if response.key is not None and self._by_key.get(response.key) is response:
             del self._by_key[response.key]
-        self._bytes -= response.log.size + _OVERHEAD_BYTES
+        self._bytes -= response.size + _OVERHEAD_BYTES
 
     def announce_shutdown(self, grace: float) -> None:
         """Tells every watcher that the gateway will go away."""

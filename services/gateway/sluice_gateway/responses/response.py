@@ -50,6 +50,7 @@ class Response:
     """One response. All methods are for the event loop's thread."""
 
     __slots__ = (
+        "_condensed",
         "_fold",
         "_grace_timer",
         "_on_end",
@@ -93,7 +94,7 @@ class Response:
         self.fingerprint = b""
         self.row_key = row_key
         """Key of its row in the ledger."""
-        self.log = ResponseLog(log_bytes)
+        self.log = ResponseLog(log_bytes, self.name)
         self.state = State.RUNNING
         self.error: SluiceError | None = None
         self.watchers: set[Watcher] = set()
@@ -108,6 +109,7 @@ class Response:
         self._on_growth = on_growth
         self._on_end = on_end
         self._fold: Fold | None = None
+        self._condensed: bytes | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
 
@@ -131,11 +133,11 @@ class Response:
         Returns whether a watcher is too far behind; whoever can wait then awaits `room`.
         """
         log = self.log
-        before = log.size
         log.append(count, body)
-        self._on_growth(log.size - before)
-        if log.evicted is not None:
-            self._fold_evicted()
+        # What the log forgets is folded, not given back, so it counts on.
+        self._on_growth(len(body))
+        if log.size > log.limit:
+            self._trim()
         lagging = False
         for watcher in self.watchers:
             wake = watcher.wake
@@ -168,6 +170,9 @@ class Response:
         if self.state is not State.RUNNING:
             return
         self.state = state
+        if error is not None:
+            # It is kept and raised for every watcher; the frames it came through must not be kept with it.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
         self.error = error
         self.end_time = asyncio.get_running_loop().time()
         self.done.set_result(None)
@@ -217,13 +222,29 @@ class Response:
         if not self.watchers:
             self.cancel(CancelledByOwnerError("no watcher came back within the grace"))
 
-    def _fold_evicted(self) -> None:
-        if self._fold is None:
-            self._fold = Fold()
-        _add(self._fold, self.log.take_evicted())
+    def _trim(self) -> None:
+        needed = 1 + min((watcher.cursor for watcher in self.watchers), default=self.log.last_sequence)
+        forgotten = self.log.trim(needed)
+        if forgotten:
+            if self._fold is None:
+                self._fold = Fold()
+            _add(self._fold, forgotten)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds, about: of its events, or of the answer they were condensed to."""
+        return self.log.written if self._condensed is None else len(self._condensed)
+
+    def condense(self) -> None:
+        """Forgets the events of an ended response and keeps the answer that they add up to."""
+        self._condensed = self.answer().SerializeToString()
+        self._fold = None
+        self.log.clear()
 
     def answer(self) -> Answer:
-        """Returns the answer so far, whole even where the log has forgotten its beginning."""
+        """Returns the answer so far, whole even where the log has forgotten its beginning, or all of it."""
+        if self._condensed is not None:
+            return Answer.FromString(self._condensed)
         fold = Fold() if self._fold is None else self._fold.copy()
         _add(fold, self.log.batches())
         return fold.answer()

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Iterable
+from copy import copy
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import GoingAway, StreamChatResponse
 from sluice_gateway.config import WatcherLimits
 from sluice_gateway.responses.response import Response, State, Watcher
 from sluice_kit.errors import InternalError, make_error
-from sluice_kit.rpc import SendMessage
+from sluice_kit.rpc import SendMessage, invalid_field
 
 HEARTBEAT = StreamChatResponse().SerializeToString()
 
@@ -16,9 +17,13 @@ HEARTBEAT = StreamChatResponse().SerializeToString()
 async def watch(response: Response, after: int, send: SendMessage) -> None:
     """Sends the events after a number until the response has ended, then raises what it failed with, if it did.
 
-    Raises RESUME_WINDOW_EXPIRED where they are no longer kept, and WATCHER_STALLED when `tend` gave up on the watcher.
+    Raises RESUME_WINDOW_EXPIRED where they are no longer kept, INVALID_REQUEST for a number that no event has had yet,
+    and WATCHER_STALLED when `tend` gave up on the watcher.
     """
     log = response.log
+    if after > log.last_sequence:
+        # Nobody can have seen it; without this, an answer that ended earlier would look like one that ended well.
+        raise invalid_field("after_sequence", f"the last event so far is number {log.last_sequence}")
     watcher = response.attach(after)
     loop = asyncio.get_running_loop()
     try:
@@ -56,7 +61,7 @@ async def watch(response: Response, after: int, send: SendMessage) -> None:
     finally:
         response.detach(watcher)
     if response.error is not None:
-        raise response.error
+        raise copy(response.error)  # a raised error holds the frames it came through, and this one is kept
     if response.state is not State.COMPLETED:
         raise InternalError("the response ended without a reason")
 

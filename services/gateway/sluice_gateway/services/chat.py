@@ -1,6 +1,7 @@
 """`ChatService`: answers."""
 
 import asyncio
+from copy import copy
 from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -48,7 +49,7 @@ class ChatService:
         finally:
             response.detach(watcher)
         if response.error is not None:
-            raise response.error
+            raise copy(response.error)
         return pb.ChatResponse(answer=response.answer())
 
     async def ResumeChat(self, request: pb.ResumeChatRequest, call: Call, send: SendMessage) -> None:
