@@ -30,7 +30,6 @@ def points_of(
 ) -> Iterator[tuple[Point, str]]:
     """Yields each chunk of a file as a point, without a dense vector, and the text to embed for it."""
     lines = split_lines(decode(data))
-    settings = settings_digest(sizes)
     seen: dict[bytes, int] = {}
     stem = PurePosixPath(path).with_suffix("").as_posix()
     for chunk in chunk_file(data, lines, language, sizes):
@@ -40,7 +39,8 @@ def points_of(
             path, chunk.start_line, chunk.end_line, chunk.symbol, language, blob_sha256, text_sha256(text)
         )
         embedded = _text_to_embed(path, chunk, text)
-        digest = hashlib.blake2b(f"{settings}\0{path}\0{chunk.symbol}\0{chunk.context}\0{text}".encode()).digest()
+        # What is embedded is part of it, so that a vector belongs to its text also after a newer program made that.
+        digest = hashlib.blake2b(f"{path}\0{chunk.symbol}\0{embedded}\0{text}".encode()).digest()
         seen[digest] = again = seen.get(digest, -1) + 1
         yield Point(_point_id(digest, again), payload, vector.indices, vector.values), embedded
 
