@@ -59,9 +59,12 @@ class LogLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     response_bytes: PositiveInt = 1024 * 1024
     """Per response; older events go first."""
     total_bytes: PositiveInt = 128 * 1024 * 1024
-    """For all responses together; the longest ended go first."""
+    """For all responses together, answers of ended ones included; the longest ended go first, and while what runs needs
+    more than this, new responses are refused."""
     retention_seconds: Positive = 600.0
-    """How long an ended response is kept."""
+    """How long the events of an ended response are kept; then resuming it is RESUME_WINDOW_EXPIRED."""
+    answer_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    """How long GetResponse has the answer of an ended response. Less than `retention_seconds` counts as that."""
 
 
 class WatcherLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
