@@ -21,6 +21,8 @@ class Changed(msgspec.Struct, tag="incremental", tag_field="part"):
     round: int
     bytes: int
     chunks: int
+    dense: bool
+    """Whether chunks have vectors by meaning, too, from the local model."""
     full: float
     """Seconds of CPU of the service and its children, those that ended included."""
     changed: float
@@ -35,7 +37,13 @@ class Changed(msgspec.Struct, tag="incremental", tag_field="part"):
 
 
 async def measure(
-    packages: Sequence[Package], copies: int, number: int, folder: Path, say: Callable[[Changed], None]
+    packages: Sequence[Package],
+    copies: int,
+    number: int,
+    folder: Path,
+    say: Callable[[Changed], None],
+    *,
+    dense: bool = False,
 ) -> None:
     """Indexes copies of packages, changes a file, and indexes again, once each."""
     source = folder / "source"
@@ -47,7 +55,7 @@ async def measure(
             # Younger files are read again to be sure, which is not what is measured here.
             await asyncio.sleep(_SETTLED_SECONDS)
             before = service.cpu()
-            result = await service.index("copies", source)
+            result = await service.index("copies", source, dense=dense)
             return service.cpu() - before, result.chunks
 
         full, chunks = await cost()
@@ -56,4 +64,4 @@ async def measure(
         again, more = await cost()
         assert more > chunks  # what was added is there
         nothing, _ = await cost()
-    say(Changed(number, size, chunks, full, again, nothing))
+    say(Changed(number, size, chunks, dense, full, again, nothing))

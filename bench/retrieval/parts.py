@@ -18,7 +18,8 @@ PACKAGES: Final = (*quality.TUNED, *quality.HELD_OUT, *quality.ASKED_ABOUT)
 """All that are read."""
 _COPIED: Final = quality.TUNED
 _SIZES: Final = (1, 4, 16)
-_INCREMENTAL_COPIES: Final = 4
+_CHANGED_SIZES: Final = (4, 16)
+_EMBEDDED: Final = quality.TUNED[1:3]
 _CHUNKS: Final = (10_000, 100_000, 300_000)
 _QUESTIONS: Final = 300
 _QUICK_FILES: Final = ("_auth.py", "_config.py", "_content.py")
@@ -72,9 +73,11 @@ async def _memory(settings: Settings, folder: Path, say: Say) -> None:
 
 async def _incremental(settings: Settings, folder: Path, say: Say) -> None:
     packages = _COPIED[1:2] if settings.quick else _COPIED
-    copies = 1 if settings.quick else _INCREMENTAL_COPIES
     for number in range(settings.rounds):
-        await incremental.measure(packages, copies, number, folder / str(number), say)
+        for copies in (1,) if settings.quick else _CHANGED_SIZES:
+            await incremental.measure(packages, copies, number, folder / f"{number}-{copies}", say)
+        if not settings.quick:
+            await incremental.measure(_EMBEDDED, 1, number, folder / f"{number}-dense", say, dense=True)
 
 
 async def _search(settings: Settings, folder: Path, say: Say) -> None:
