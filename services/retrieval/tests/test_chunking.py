@@ -10,6 +10,8 @@ from sluice_retrieval.chunking.chunker import chunk_file
 from sluice_retrieval.chunking.spans import Chunk, ChunkSizes
 from sluice_retrieval.text.lines import decode, join_lines, split_lines
 
+from .invariants import check
+
 SMALL = ChunkSizes(target=120, small=40)
 USUAL = ChunkSizes()
 
@@ -20,18 +22,6 @@ def chunks(text: str, language: str, sizes: ChunkSizes = USUAL) -> list[tuple[Ch
     found = chunk_file(data, lines, language, sizes)
     check(found, lines)
     return [(chunk, join_lines(lines, chunk.start_line, chunk.end_line)) for chunk in found]
-
-
-def check(found: list[Chunk], lines: list[str]) -> None:
-    """Every line that is not blank lies in exactly one chunk, and the order is the file's."""
-    at = 0
-    for chunk in found:
-        assert at < chunk.start_line <= chunk.end_line <= len(lines)
-        assert not "".join(lines[at : chunk.start_line - 1]).strip()
-        assert lines[chunk.start_line - 1].strip()
-        assert lines[chunk.end_line - 1].strip()
-        at = chunk.end_line
-    assert not "".join(lines[at:]).strip()
 
 
 python_pieces = st.sampled_from(

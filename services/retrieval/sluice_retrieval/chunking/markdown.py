@@ -1,31 +1,28 @@
 """Markdown by its sections: each chunk lies within one heading, and carries the path of headings as its symbol."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
-import tree_sitter_markdown
-from tree_sitter import Language, Node, Parser
+from tree_sitter import Node, Parser
 
-from sluice_retrieval.chunking.spans import Block, Chunk, ChunkSizes, chunks_of, pack, size
+from sluice_retrieval.chunking.grammars import load
+from sluice_retrieval.chunking.spans import Block, Chunk, ChunkSizes, Text, chunks_of, pack
 
 SEPARATOR: Final = " > "
-_LANGUAGE: Final = Language(tree_sitter_markdown.language())
 _MAX_HEADING_CHARS: Final = 120
 
 
-def chunk_markdown(data: bytes, lines: Sequence[str], sizes: ChunkSizes) -> Iterator[Chunk]:
+def chunk_markdown(data: bytes, text: Text, sizes: ChunkSizes) -> Iterator[Chunk]:
     """Cuts Markdown. A section that is small joins the one before it under the same parent."""
-    root = Parser(_LANGUAGE).parse(data).root_node
-    yield from _section(root, 0, len(lines), (), lines, sizes)
+    root = Parser(load("markdown", "language")).parse(data).root_node
+    yield from _section(root, 0, len(text), (), text, sizes)
 
 
-def _section(
-    node: Node, start: int, end: int, path: tuple[str, ...], lines: Sequence[str], sizes: ChunkSizes
-) -> Iterator[Chunk]:
+def _section(node: Node, start: int, end: int, path: tuple[str, ...], text: Text, sizes: ChunkSizes) -> Iterator[Chunk]:
     """Yields the chunks of lines [start, end), which are those of the node."""
     symbol = SEPARATOR.join(path)
-    if path and size(lines, start, end) <= sizes.small:
-        yield from chunks_of(lines, iter((Block(start, end),)), symbol)
+    if path and text.size(start, end) <= sizes.small:
+        yield from chunks_of(text, (Block(start, end),), symbol)
         return
     blocks: list[Block] = []
     at = start
@@ -39,15 +36,15 @@ def _section(
                 blocks += _own(child, begin, stop)
                 at = stop
                 continue
-            yield from chunks_of(lines, pack(lines, _filled(blocks, at, begin), sizes.target), symbol)
+            yield from chunks_of(text, pack(text, _filled(blocks, at, begin), sizes.target), symbol)
             blocks = []
-            yield from _section(child, begin, stop, (*path, heading), lines, sizes)
+            yield from _section(child, begin, stop, (*path, heading), text, sizes)
             at = stop
         else:
             stop = min(max(_end_row(child), begin), end)
             blocks.append(Block(at, stop))
             at = stop
-    yield from chunks_of(lines, pack(lines, _filled(blocks, at, end), sizes.target), symbol)
+    yield from chunks_of(text, pack(text, _filled(blocks, at, end), sizes.target), symbol)
 
 
 def _filled(blocks: list[Block], at: int, end: int) -> list[Block]:
