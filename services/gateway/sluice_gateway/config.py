@@ -6,6 +6,7 @@ import msgspec
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class IntegrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,11 +36,53 @@ class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Longest a response may take in all, where neither the request nor its deadline says less."""
 
 
-class RouteConfig(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What an alias leads to, and how long it may take."""
+class RoutePolicy(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How long an answer may take, and what is done to bring it to its end."""
+
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    """How often a target is tried again before the next one is, while no content was sent."""
+
+
+class RouteConfig(RoutePolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an alias leads to, how long it may take, and how it is kept going."""
 
     targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     """`provider/model`, in the order they are tried."""
+
+
+class RetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a target is tried again."""
+
+    initial_seconds: Positive = 0.2
+    """Longest wait before the first retry; the limit doubles with each. Each wait is drawn between 0 and its limit."""
+    max_seconds: Positive = 2.0
+    """The limit grows no further, and a target that asks for a longer wait is not waited for."""
+    share: Share = 0.1
+    """Retries are at most this share of the attempts at an integration: 0.1 is one in ten. 0: there are none."""
+    reserve: Positive = 10.0
+    """So many retries may be saved up, and are there from the start."""
+
+
+class BreakerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a target that fails is left alone, and for how long."""
+
+    failures: PositiveInt = 5
+    """So many failures open the circuit, if they are also `share` of what was tried."""
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    """Share of failures that opens it."""
+    half_life_seconds: Positive = 15.0
+    """What is so long past counts half."""
+    open_seconds: Positive = 5.0
+    """How long nothing is tried; it doubles each time the first try after it fails."""
+    max_open_seconds: Positive = 120.0
+    """It grows no further."""
+
+
+class ResilienceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How failures of targets are met; see `docs/resilience.md`."""
+
+    retry: RetryConfig = RetryConfig()
+    breaker: BreakerConfig = BreakerConfig()
 
 
 class PriceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +139,15 @@ class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two probes of a vendor."""
 
 
+class CatalogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long the integrations' lists of models are remembered."""
+
+    age_seconds: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    """A list that is older is fetched anew; while lists are in use that happens in the background. 0: always."""
+    ask_seconds: Positive = 5.0
+    """Longest wait for integrations that are asked; those that take longer are named as unreachable."""
+
+
 def _default_routes() -> dict[str, RouteConfig]:
     return {"default": RouteConfig(targets=("extractive/quote",))}
 
@@ -118,11 +170,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Aliases. A request for `provider/model` needs none."""
     default_route: str = "default"
     """The alias for requests that name no model."""
-    limits: TimeLimits = TimeLimits()
-    """Time limits for requests that name `provider/model` instead of an alias."""
+    limits: RoutePolicy = RoutePolicy()
+    """Time limits and policy for requests that name `provider/model` instead of an alias."""
+    resilience: ResilienceConfig = ResilienceConfig()
     prices: dict[str, PriceConfig] = {}
     """Prices by `provider/model`."""
     log: LogLimits = LogLimits()
     watchers: WatcherLimits = WatcherLimits()
     admission: AdmissionLimits = AdmissionLimits()
     health: HealthConfig = HealthConfig()
+    catalog: CatalogConfig = CatalogConfig()

@@ -10,6 +10,7 @@ from sluice.gateway.v1 import (
     model_service_pb2,
 )
 from sluice_gateway import forward
+from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
@@ -54,7 +55,9 @@ class Gateway:
         self._integrations: Integrations
         self._ledger: Ledger
         self._inside: Server | None = None
+        self.pipeline: Pipeline
         self.responses: Responses
+        self.catalog: Catalog
         self.monitor: HealthMonitor
 
     def register(self, server: Server) -> None:
@@ -64,8 +67,8 @@ class Gateway:
         planner = Planner(self._document, config, self._integrations)
         peer = channels.get(config.retrieval.address) if config.retrieval is not None else None
         self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
-        pipeline = Pipeline(self._integrations, Retrieval(peer), self._ledger, self._prices)
-        self.responses = Responses(config, planner, self._ledger, pipeline.run)
+        self.pipeline = Pipeline(self._integrations, Retrieval(peer), self._ledger, self._prices, config.resilience)
+        self.responses = Responses(config, planner, self._ledger, self.pipeline.run)
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
         embeddings = EmbeddingService(self._integrations, planner)
         server.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)
@@ -79,14 +82,16 @@ class Gateway:
                 self._document.section("server", ServerConfig),
             )
             self._inside.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)
-        server.add(
-            model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], ModelService(self._integrations, planner)
-        )
+        self.catalog = Catalog(self._integrations, config.catalog)
+        models = ModelService(self._integrations, planner, self.catalog)
+        server.add(model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], models)
         health = Health()
-        self.monitor = HealthMonitor(self._integrations, health, config.health, config.watchers.heartbeat_seconds)
+        self.monitor = HealthMonitor(
+            self._integrations, health, config.health, config.watchers.heartbeat_seconds, self.catalog.invalidate
+        )
         server.add(
             integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
-            IntegrationService(self._integrations, health, self.monitor),
+            IntegrationService(self._integrations, health, self.monitor, self.catalog),
         )
         forward.register(server, forward.Peers({forward.RETRIEVAL: peer} if peer is not None else {}))
 
@@ -109,6 +114,7 @@ class Gateway:
             await self._inside.stop(0)
         await self.responses.close()
         await self.monitor.close()
+        await self.catalog.close()
         await self._integrations.close()
         await self._channels.close()
         await self._ledger.close()

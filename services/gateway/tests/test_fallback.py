@@ -9,13 +9,14 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 
 R = ErrorReason
 GOOD = "scripted/text?tokens=3"
+NO_RETRY = {"limits": {"retries": 0}}
 
 
 @pytest.mark.parametrize(
     "fault", ["UPSTREAM_OVERLOADED", "UPSTREAM_RATE_LIMITED", "UPSTREAM_UNAVAILABLE", "empty", "unstarted", "cut@0"]
 )
 async def test_the_next_target_takes_over(start: Any, ask: Any, placement: str, fault: str) -> None:
-    async with start(placement=placement) as client:
+    async with start(NO_RETRY, placement=placement) as client:
         seen = await client.stream(ask(f"scripted/text?fault={fault}", fallbacks=[GOOD]))
         rows = await client.rows("attempts")
     assert seen.error is None
@@ -65,10 +66,11 @@ async def test_after_the_first_content_there_is_no_other_target(client: Any, ask
     assert "route_changed" not in seen.kinds
 
 
-async def test_when_all_fail_the_last_failure_counts(client: Any, ask: Any) -> None:
-    seen = await client.stream(
-        ask("scripted/text?fault=UPSTREAM_OVERLOADED", fallbacks=["scripted/text?fault=UPSTREAM_RATE_LIMITED"])
-    )
+async def test_when_all_fail_the_last_failure_counts(start: Any, ask: Any) -> None:
+    async with start(NO_RETRY) as client:
+        seen = await client.stream(
+            ask("scripted/text?fault=UPSTREAM_OVERLOADED", fallbacks=["scripted/text?fault=UPSTREAM_RATE_LIMITED"])
+        )
     assert seen.error is not None
     assert seen.error.reason == R.ERROR_REASON_UPSTREAM_RATE_LIMITED
     assert seen.error.metadata["attempts"] == "2"
@@ -79,7 +81,7 @@ async def test_costs_add_up_over_attempts(start: Any, ask: Any) -> None:
         "scripted/text?fault=UPSTREAM_OVERLOADED": {"input": 1, "output": 1},
         GOOD: {"input": 0.5, "output": 2},
     }
-    async with start({"prices": prices}) as client:
+    async with start({"prices": prices, **NO_RETRY}) as client:
         seen = await client.stream(ask("scripted/text?fault=UPSTREAM_OVERLOADED", fallbacks=[GOOD]))
         unpriced = await client.stream(ask("scripted/echo"))
     completed = seen.last.completed

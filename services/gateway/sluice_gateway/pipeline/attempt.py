@@ -41,18 +41,21 @@ class AttemptRecord:
         "number",
         "outcome",
         "output_bytes",
+        "probe",
         "started",
         "target",
         "ttft",
         "usage",
     )
 
-    def __init__(self, number: int, target: Target) -> None:
+    def __init__(self, number: int, target: Target, *, probe: bool = False) -> None:
         self.id = new_uuid()
         self.key = 0
         """Key of its row in the ledger."""
         self.number = number
         self.target = target
+        self.probe = probe
+        """Whether it is the one that shows if its target is back."""
         self.outcome: Outcome = _RUNNING
         self.error_reason: Reason = _NO_REASON
         self.usage = Usage()

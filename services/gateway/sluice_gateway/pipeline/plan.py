@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice_gateway.config import GatewayConfig, RouteConfig, TimeLimits
+from sluice_gateway.config import GatewayConfig, RouteConfig, RoutePolicy
 from sluice_gateway.integrations import Integrations
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import SluiceError, make_error
@@ -13,10 +13,10 @@ from sluice_kit.errors import SluiceError, make_error
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The targets of one answer and how long it may take. `targets` is never empty."""
+    """The targets of one answer, how long it may take and how it is kept going. `targets` is never empty."""
 
     targets: tuple[Target, ...]
-    limits: TimeLimits
+    limits: RoutePolicy
 
 
 class Planner:
@@ -64,7 +64,7 @@ class Planner:
             unique.setdefault((target.provider, target.model), target)
         return Plan(tuple(unique.values()), limits)
 
-    def _resolve(self, name: str) -> tuple[tuple[Target, ...], TimeLimits]:
+    def _resolve(self, name: str) -> tuple[tuple[Target, ...], RoutePolicy]:
         route = self._routes.get(name)
         if route is not None:
             targets, config = route

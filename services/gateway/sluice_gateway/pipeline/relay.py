@@ -1,7 +1,7 @@
 """Relay: checks each batch of an attempt once, and hands its events to the response."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from sluice.chat.v1.event_pb2 import Completed, Event
@@ -26,26 +26,30 @@ class Relay:
     """
 
     __slots__ = (
-        "_collector",
         "_held",
         "_loop",
         "_response",
         "_started",
+        "collector",
         "committed",
         "completed",
         "last_batch",
+        "on_commit",
         "record",
         "tail",
     )
 
     def __init__(self, response: Response, record: "AttemptRecord", collector: CitationCollector | None) -> None:
         self._response = response
-        self._collector = collector
         self._held: list[Event] = []
         self._started = False
         self._loop = asyncio.get_running_loop()
         self.record = record
+        self.collector = collector
+        """What the answer cites; None where it was given nothing to cite."""
         self.committed = False
+        self.on_commit: Callable[[], None] | None = None
+        """Is called with the first content."""
         self.completed: Completed | None = None
         self.last_batch = 0.0
         self.tail: list[Event] = []
@@ -70,8 +74,8 @@ class Relay:
                 delta = event.text_delta
                 record.output_bytes += len(delta.text)
                 content = True
-                if self._collector is not None:
-                    self._collector.text(delta)
+                if self.collector is not None:
+                    self.collector.text(delta)
             elif kind == "reasoning_delta":
                 record.output_bytes += len(event.reasoning_delta.text)
                 content = True
@@ -80,8 +84,8 @@ class Relay:
                 content = True
             elif kind == "citation_delta":
                 content = drop = True
-                if self._collector is not None:
-                    self._collector.claim(event.citation_delta)
+                if self.collector is not None:
+                    self.collector.claim(event.citation_delta)
             elif kind == "usage_update":
                 record.usage = Usage.FromString(event.usage_update.usage.SerializeToString())
             elif kind == "completed":
@@ -109,11 +113,13 @@ class Relay:
         if not content:
             return None
         self.committed = True
+        if self.on_commit is not None:
+            self.on_commit()
         held, self._held = self._held, []
         return self._pass_on(held)
 
     def _pass_on(self, events: list[Event]) -> Awaitable[None] | None:
-        if self.completed is not None and self._collector is None:
+        if self.completed is not None and self.collector is None:
             self.tail = events
             return None
         return self._response.room() if events and self._response.emit(*events) else None

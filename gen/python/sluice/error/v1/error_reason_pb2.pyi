@@ -164,6 +164,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code UNAVAILABLE, retryable.
     ErrorInfo: {"reason": "EMPTY_RESPONSE", "domain": "sluice", "metadata": {"provider": "openai"}}
     """
+    ERROR_REASON_CIRCUIT_OPEN: _ErrorReason.ValueType  # 34
+    """Every target failed too often of late and is left alone for a moment; RetryInfo says how long.
+    Code UNAVAILABLE, retryable.
+    ErrorInfo: {"reason": "CIRCUIT_OPEN", "domain": "sluice", "metadata": {"provider": "openai"}}
+    """
     ERROR_REASON_RESPONSE_LOST: _ErrorReason.ValueType  # 40
     """The gateway that ran the response was restarted and its log is gone; a new try needs a new request_id.
     Code ABORTED, not retryable.
@@ -367,6 +372,11 @@ ERROR_REASON_EMPTY_RESPONSE: ErrorReason.ValueType  # 33
 """The vendor ended properly but sent no content at all.
 Code UNAVAILABLE, retryable.
 ErrorInfo: {"reason": "EMPTY_RESPONSE", "domain": "sluice", "metadata": {"provider": "openai"}}
+"""
+ERROR_REASON_CIRCUIT_OPEN: ErrorReason.ValueType  # 34
+"""Every target failed too often of late and is left alone for a moment; RetryInfo says how long.
+Code UNAVAILABLE, retryable.
+ErrorInfo: {"reason": "CIRCUIT_OPEN", "domain": "sluice", "metadata": {"provider": "openai"}}
 """
 ERROR_REASON_RESPONSE_LOST: ErrorReason.ValueType  # 40
 """The gateway that ran the response was restarted and its log is gone; a new try needs a new request_id.

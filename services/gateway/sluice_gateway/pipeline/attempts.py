@@ -1,0 +1,203 @@
+"""Attempts: the tries that make one answer, from the first to the one that delivers."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from sluice.chat.v1.event_pb2 import AttemptOutcome, Event, Notice, NoticeCode, RouteChanged
+from sluice.chat.v1.passage_pb2 import Passage
+from sluice.chat.v1.target_pb2 import Target
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice_gateway.config import ResilienceConfig
+from sluice_gateway.integrations import Integrations
+from sluice_gateway.pipeline.attempt import AttemptRecord, run_attempt
+from sluice_gateway.pipeline.citations import CitationCollector
+from sluice_gateway.pipeline.prompts import Template
+from sluice_gateway.pipeline.relay import Relay
+from sluice_gateway.pipeline.request import generate_request
+from sluice_gateway.pipeline.retry import FALL_BACK_ON, LEAST_SECONDS, wait_before_retry
+from sluice_gateway.pipeline.settle import Prices, settle_attempt
+from sluice_gateway.pipeline.standing import Standings
+from sluice_gateway.records.ledger import Ledger
+from sluice_gateway.responses.response import Response
+from sluice_kit.errors import DeadlineError, Reason, SluiceError
+
+if TYPE_CHECKING:
+    from sluice_gateway.pipeline.run import Job
+
+_CONTEXT_TOO_LONG: Final = ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG
+_CIRCUIT_OPEN: Final = ErrorReason.ERROR_REASON_CIRCUIT_OPEN
+_CANCELLED: Final = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What every attempt needs. One for the whole gateway."""
+
+    integrations: Integrations
+    ledger: Ledger
+    prices: Prices
+    standings: Standings
+    config: ResilienceConfig
+
+
+class Attempts:
+    """The attempts of one answer.
+
+    A target is tried, and tried again where its failure may pass, then the next one; each change is an event. Every
+    attempt is on record before it begins, and settled when it ends.
+    """
+
+    def __init__(
+        self,
+        means: Means,
+        response: Response,
+        job: "Job",
+        template: Template | None,
+        passages: list[Passage],
+        first: AttemptRecord | None,
+    ) -> None:
+        """`first` is the first attempt if it is on record already, and admitted."""
+        self._means = means
+        self._response = response
+        self._job = job
+        self._template = template
+        self._passages = passages
+        self._first = first
+        self._failure: SluiceError | None = None
+        self._given_up: tuple[Target, Reason] | None = None
+        """The target that the next attempt takes over from, and why."""
+        self.records: list[AttemptRecord] = []
+        """Every attempt that was made, in order."""
+
+    async def run(self) -> Relay:
+        """Makes attempts until one delivers, and returns its relay.
+
+        Raises the failure of the last one, or CIRCUIT_OPEN if none could be made.
+        """
+        targets = self._job.plan.targets
+        for target in targets:
+            if self._first is not None and self._first.target != target:
+                self._pass_over(target)
+                continue
+            if self._has_time(target) and (relay := await self._try(target)) is not None:
+                return relay
+        if self._failure is None:
+            raise self._means.standings.refusal(targets)
+        raise self._failure
+
+    async def _try(self, target: Target) -> Relay | None:
+        """Tries one target, more than once where that may help. Returns None if the next one is to be tried."""
+        tried = 0
+        while True:
+            record = await self._begin(target)
+            if record is None:
+                return None
+            relay = self._relay(record)
+            try:
+                await self._attempt(relay)
+            except SluiceError as error:
+                failure = self._failure = error
+                self._given_up = target, error.reason
+            else:
+                return relay
+            if relay.committed:
+                relay.show_tail()
+                raise failure
+            if failure.reason == _CONTEXT_TOO_LONG and self._passages:
+                self._passages = []
+                self._response.emit(_passages_dropped())
+                continue
+            if failure.reason not in FALL_BACK_ON:
+                raise failure
+            wait = self._wait_before_retry(target, failure, tried)
+            if wait is None:
+                return None
+            tried += 1
+            await asyncio.sleep(wait)
+
+    async def _begin(self, target: Target) -> AttemptRecord | None:
+        """Puts an attempt on record. Returns None if the target is to be left alone."""
+        standings = self._means.standings
+        record, self._first = self._first, None
+        if record is None:
+            if not standings.admits(target):
+                self._pass_over(target)
+                return None
+            record = AttemptRecord(len(self.records) + 1, target, probe=standings.is_probe(target))
+            try:
+                await self._means.ledger.attempt_started(self._response, record)
+            except BaseException as error:
+                if isinstance(error, asyncio.CancelledError):
+                    # It is on record, or will be in a moment, and will never begin.
+                    record.outcome = _CANCELLED
+                    self._means.ledger.attempt_ended(record)
+                if record.probe:
+                    standings.released(target)
+                raise
+        self.records.append(record)
+        if record.number == 1:
+            standings.retries(target).earn()
+        if self._given_up is not None:
+            self._response.emit(_route_changed(record, *self._given_up))
+            self._given_up = None
+        return record
+
+    def _pass_over(self, target: Target) -> None:
+        # What an attempt failed with says more than that another target was not even asked.
+        if self._given_up is None:
+            self._given_up = target, _CIRCUIT_OPEN
+
+    def _relay(self, record: AttemptRecord) -> Relay:
+        relay = Relay(self._response, record, CitationCollector(self._passages) if self._passages else None)
+        if record.probe:
+            relay.on_commit = lambda: self._means.standings.spoke(record.target)
+        return relay
+
+    async def _attempt(self, relay: Relay) -> None:
+        means, job, record = self._means, self._job, relay.record
+        request = generate_request(job.spec, record, self._template, self._passages, whole=job.whole)
+        generator = means.integrations.get(record.target.provider).generator
+        try:
+            await run_attempt(generator, request, job.call, job.plan.limits, relay)
+        finally:
+            final = relay.completed.usage if relay.completed is not None else None
+            settle_attempt(record, final, request, means.prices)
+            means.ledger.attempt_ended(record)
+            means.standings.ended(record)
+
+    def _wait_before_retry(self, target: Target, failure: SluiceError, tried: int) -> float | None:
+        means = self._means
+        wait = wait_before_retry(means.config.retry, self._job.plan.limits.retries, failure, tried)
+        if wait is None or not self._has_time(target, wait) or not means.standings.would_admit(target):
+            return None
+        return wait if means.standings.retries(target).spend() else None
+
+    def _has_time(self, target: Target, wait: float = 0.0) -> bool:
+        """Whether an attempt that begins after a wait has time enough left to be of use.
+
+        The first attempt is always worth a try, unless the time is as good as over.
+        """
+        left = self._job.call.time_remaining()
+        if left is None:
+            return True
+        if not self.records:
+            if left < LEAST_SECONDS:
+                raise DeadlineError("the time for this response is over")
+            return True
+        return left - wait >= max(LEAST_SECONDS, self._means.standings.ttft(target) or 0.0)
+
+
+def _route_changed(record: AttemptRecord, previous: Target, reason: Reason) -> Event:
+    return Event(
+        route_changed=RouteChanged(attempt_id=record.id, target=record.target, reason=reason, previous=previous)
+    )
+
+
+def _passages_dropped() -> Event:
+    return Event(
+        notice=Notice(
+            code=NoticeCode.NOTICE_CODE_PASSAGES_DROPPED,
+            message="the prompt was too long for the model; it was sent once more without the passages",
+        )
+    )

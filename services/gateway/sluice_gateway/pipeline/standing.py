@@ -1,0 +1,197 @@
+"""Standing: what recent attempts say of each target, for whoever chooses the next one.
+
+A target's breaker counts what its vendor did; what went wrong on the way to its adapter counts against the whole
+integration, whichever of its models was asked.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from typing import Final
+
+from sluice.chat.v1.event_pb2 import AttemptOutcome
+from sluice.chat.v1.target_pb2 import Target
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice_gateway.config import ResilienceConfig
+from sluice_gateway.pipeline.attempt import AttemptRecord
+from sluice_gateway.pipeline.breaker import Breaker, Circuit
+from sluice_gateway.pipeline.budget import Budget
+from sluice_kit.errors import SluiceError, make_error, reason_name
+
+log = logging.getLogger(__name__)
+
+_R = ErrorReason
+_COMPLETED: Final = AttemptOutcome.ATTEMPT_OUTCOME_COMPLETED
+_FAILED: Final = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
+_AGAINST_TARGET: Final = frozenset(
+    {
+        _R.ERROR_REASON_UPSTREAM_AUTHENTICATION,
+        _R.ERROR_REASON_UPSTREAM_RATE_LIMITED,
+        _R.ERROR_REASON_UPSTREAM_QUOTA_EXHAUSTED,
+        _R.ERROR_REASON_UPSTREAM_OVERLOADED,
+        _R.ERROR_REASON_UPSTREAM_UNAVAILABLE,
+        _R.ERROR_REASON_UPSTREAM_TIMEOUT,
+        _R.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
+        _R.ERROR_REASON_EMPTY_RESPONSE,
+    }
+)
+_AGAINST_INTEGRATION: Final = frozenset({_R.ERROR_REASON_SERVICE_UNREACHABLE, _R.ERROR_REASON_DRAINING})
+_MAX_TARGETS: Final = 4096
+"""Callers may name any model, so what is remembered is bounded: the longest unused goes first."""
+_NEWEST_SHARE: Final = 0.2
+"""How much the newest time to first token counts in the decayed mean."""
+
+
+class _Standing:
+    """What is known of one target."""
+
+    __slots__ = ("breaker", "ttft")
+
+    def __init__(self, breaker: Breaker) -> None:
+        self.breaker = breaker
+        self.ttft: float | None = None
+
+
+class _Shared:
+    """What the targets of one integration share."""
+
+    __slots__ = ("breaker", "retries")
+
+    def __init__(self, config: ResilienceConfig) -> None:
+        self.breaker = Breaker(config.breaker)
+        self.retries = Budget(config.retry.share, config.retry.reserve)
+
+
+class Standings:
+    """What is known of every target. One for the whole gateway; for the event loop's thread."""
+
+    def __init__(self, config: ResilienceConfig) -> None:
+        self._config = config
+        self._targets: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
+        self._shared: dict[str, _Shared] = {}
+
+    def _of(self, target: Target) -> tuple[_Standing, _Shared]:
+        key = (target.provider, target.model)
+        standing = self._targets.get(key)
+        if standing is None:
+            standing = self._targets[key] = _Standing(Breaker(self._config.breaker))
+            if len(self._targets) > _MAX_TARGETS:
+                self._targets.popitem(last=False)
+        else:
+            self._targets.move_to_end(key)
+        shared = self._shared.get(target.provider)
+        if shared is None:
+            shared = self._shared[target.provider] = _Shared(self._config)
+        return standing, shared
+
+    def admits(self, target: Target) -> bool:
+        """Whether an attempt at a target may begin. If so, its end must be told by `ended` or `released`."""
+        standing, shared = self._of(target)
+        now = asyncio.get_running_loop().time()
+        if not standing.breaker.admits(now):
+            return False
+        if shared.breaker.admits(now):
+            return True
+        standing.breaker.released()
+        return False
+
+    def would_admit(self, target: Target) -> bool:
+        """Whether `admits` would return True; changes nothing."""
+        standing, shared = self._of(target)
+        now = asyncio.get_running_loop().time()
+        return standing.breaker.would_admit(now) and shared.breaker.would_admit(now)
+
+    def is_probe(self, target: Target) -> bool:
+        """Whether the attempt just admitted is the one that decides whether a circuit closes."""
+        standing, shared = self._of(target)
+        return standing.breaker.circuit is not Circuit.CLOSED or shared.breaker.circuit is not Circuit.CLOSED
+
+    def refusal(self, targets: "tuple[Target, ...]") -> SluiceError:
+        """Returns the failure of a request none of whose targets admits an attempt."""
+        now = asyncio.get_running_loop().time()
+        waits = []
+        for target in targets:
+            standing, shared = self._of(target)
+            waits.append(max(standing.breaker.reopens_in(now), shared.breaker.reopens_in(now)))
+        seconds = max(min(waits), 0.001)
+        names = ", ".join(f"{target.provider}/{target.model}" for target in targets)
+        return make_error(
+            _R.ERROR_REASON_CIRCUIT_OPEN,
+            f"{names} failed too often of late and is left alone; the next try is in {seconds:.1f} s",
+            retry_after=seconds,
+            metadata={"provider": targets[0].provider},
+        )
+
+    def released(self, target: Target) -> None:
+        """Is told that a probe will not begin, or that its end says nothing."""
+        standing, shared = self._of(target)
+        standing.breaker.released()
+        shared.breaker.released()
+
+    def spoke(self, target: Target) -> None:
+        """Is told of the first content of a probe: the target is back, however long its answer still takes."""
+        self._succeeded(target, *self._of(target))
+
+    def ended(self, record: AttemptRecord) -> None:
+        """Is told how an attempt ended."""
+        target = record.target
+        standing, shared = self._of(target)
+        ttft = record.ttft
+        if ttft is not None:
+            known = standing.ttft
+            standing.ttft = ttft if known is None else known + _NEWEST_SHARE * (ttft - known)
+        if record.outcome == _COMPLETED:
+            self._succeeded(target, standing, shared)
+            return
+        now = asyncio.get_running_loop().time()
+        reason = record.error_reason if record.outcome == _FAILED else _R.ERROR_REASON_UNSPECIFIED
+        if reason in _AGAINST_TARGET:
+            _log_closed(target.provider, shared.breaker.succeeded(now))
+            name = f"{target.provider}/{target.model}"
+            _log_opened(name, standing.breaker, now, standing.breaker.failed(now, reason))
+        elif reason in _AGAINST_INTEGRATION:
+            if record.probe:
+                standing.breaker.released()
+            _log_opened(target.provider, shared.breaker, now, shared.breaker.failed(now, reason))
+        elif ttft is not None:
+            self._succeeded(target, standing, shared)
+        elif record.probe:
+            self.released(target)
+
+    def _succeeded(self, target: Target, standing: _Standing, shared: _Shared) -> None:
+        now = asyncio.get_running_loop().time()
+        if standing.breaker.succeeded(now):
+            _log_closed(f"{target.provider}/{target.model}", True)
+        if shared.breaker.succeeded(now):
+            _log_closed(target.provider, True)
+
+    def ttft(self, target: Target) -> float | None:
+        """Returns the decayed mean of a target's times to first token in seconds; None before the first."""
+        return self._of(target)[0].ttft
+
+    def retries(self, target: Target) -> Budget:
+        """Returns the budget of extra attempts, which the targets of an integration share: overload is its vendor's."""
+        return self._of(target)[1].retries
+
+    def circuits(self) -> dict[str, Circuit]:
+        """Returns every circuit that is not closed, by `provider` or `provider/model`, for metrics and tests."""
+        circuits = {"/".join(key): standing.breaker.circuit for key, standing in self._targets.items()}
+        circuits |= {provider: shared.breaker.circuit for provider, shared in self._shared.items()}
+        return {name: circuit for name, circuit in circuits.items() if circuit is not Circuit.CLOSED}
+
+
+def _log_opened(name: str, breaker: Breaker, now: float, opened: bool) -> None:
+    if opened:
+        log.warning(
+            "circuit opened",
+            extra={
+                "circuit": name,
+                "reason": reason_name(breaker.reason),
+                "seconds": round(breaker.reopens_in(now), 3),
+            },
+        )
+
+
+def _log_closed(name: str, closed: bool) -> None:
+    if closed:
+        log.info("circuit closed", extra={"circuit": name})
