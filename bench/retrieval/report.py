@@ -10,7 +10,7 @@ from bench.retrieval.latency import Searched
 from bench.retrieval.memory import Indexed
 from bench.retrieval.metrics import CUTS, Score, gain_over, mean
 from bench.retrieval.parts import Row
-from bench.retrieval.quality import BASELINES, SYSTEMS, Answers
+from bench.retrieval.quality import BASELINES, MOST_BYTES, MOST_QUESTIONS, SYSTEMS, Answers
 
 _MIB: Final = 2**20
 _TARGET_GAIN: Final = 0.10
@@ -43,28 +43,21 @@ def markdown(about: dict[str, str], rows: Sequence[Row], *, quick: bool = False)
         lines += ["A smoke run: too small for its figures to mean anything.", ""]
     lines += [*(f"- {name}: {version}" for name, version in about.items()), ""]
     answers = _of(rows, Answers)
+    if answers:
+        lines += [*_ABOUT_HITS, ""]
     for name, title, text in (
-        ("docstrings", "Docstring to function", _ABOUT_DOCSTRINGS),
-        ("questions", "Questions written by hand", _ABOUT_QUESTIONS),
-    ):
-        own = [one for one in answers if one.set == name]
-        if own:
-            lines += [f"## {title}", "", *text, "", *_quality(own)]
-    for part in (_memory(_of(rows, Indexed)), _search(_of(rows, Searched)), _incremental(_of(rows, Changed))):
-        lines += part
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _of(rows: Iterable[Row], kind: type[R]) -> list[R]:
-    return [row for row in rows if isinstance(row, kind)]
-
-
-_ABOUT_DOCSTRINGS: Final = (
-    "Each package is searched for its functions by the first sentences of their docstrings; no docstring is indexed.",
-    "The weights of search were chosen by the packages of the first half; those held out say what that is worth.",
+        ("docstrings", "Docstring to function", _ABOUT_DOCSTRINGS: Final = (
+    "Each package is searched for its functions by the first sentences of their docstrings; no docstring is indexed. Of",
+    f"each package, at most {MOST_BYTES // 1000} kB of sources and {MOST_QUESTIONS} questions, always the same ones. The",
+    "weights of search were chosen by the packages of the first half; those held out say what that is worth.",
 )
 _ABOUT_QUESTIONS: Final = (
     "The sources as they are, docstrings included, and the questions of `bench/retrieval/questions.toml`.",
+)
+_ABOUT_HITS: Final = (
+    "A passage is a hit if it has at least half of the answer's lines, or lies at least half within them. *sparse*, *dense*",
+    "and *hybrid* are searches of the running service; *plain BM25* and *MiniLM* search windows of 350 words with 100 of",
+    "overlap. The model reads the first 256 tokens of a text, windows included.",
 )
 
 
