@@ -46,7 +46,22 @@ def markdown(about: dict[str, str], rows: Sequence[Row], *, quick: bool = False)
     if answers:
         lines += [*_ABOUT_HITS, ""]
     for name, title, text in (
-        ("docstrings", "Docstring to function", _ABOUT_DOCSTRINGS: Final = (
+        ("docstrings", "Docstring to function", _ABOUT_DOCSTRINGS),
+        ("questions", "Questions written by hand", _ABOUT_QUESTIONS),
+    ):
+        own = [one for one in answers if one.set == name]
+        if own:
+            lines += [f"## {title}", "", *text, "", *_quality(own)]
+    for part in (_memory(_of(rows, Indexed)), _search(_of(rows, Searched)), _incremental(_of(rows, Changed))):
+        lines += part
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _of(rows: Iterable[Row], kind: type[R]) -> list[R]:
+    return [row for row in rows if isinstance(row, kind)]
+
+
+_ABOUT_DOCSTRINGS: Final = (
     "Each package is searched for its functions by the first sentences of their docstrings; no docstring is indexed. Of",
     f"each package, at most {MOST_BYTES // 1000} kB of sources and {MOST_QUESTIONS} questions, always the same ones. The",
     "weights of search were chosen by the packages of the first half; those held out say what that is worth.",
