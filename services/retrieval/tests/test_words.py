@@ -19,6 +19,12 @@ from sluice_retrieval.text.words import stem, words
         ("x86_64", {"x86_64", "x86", "x", "86", "64"}),
         ("Größe ändern", {"größe", "ändern"}),
         ("3.14", {"3.14", "3", "14"}),
+        ("--dry-run", {"dry_run", "dry", "run"}),
+        ("std::move", {"std.move", "std", "move"}),
+        ("cup->leaf", {"cup.leaf", "cup", "leaf"}),
+        ("font-size: 12px", {"font_size", "font", "size", "12", "px"}),
+        ("a - b - 1", {"b", "1"}),
+        ("reqCtx", {"reqctx", "req", "request", "ctx", "context"}),
     ],
 )
 def test_names_are_split_and_kept_whole(text, expected):
@@ -29,6 +35,16 @@ def test_all_spellings_of_a_name_share_words():
     spellings = ["parse_kettle_config", "parseKettleConfig", "ParseKettleConfig", "parse-kettle-config"]
     shared = set.intersection(*(set(words(spelling)) for spelling in spellings))
     assert shared == {"pars", "kettl", "config"}
+
+
+def test_a_flag_finds_the_variable_and_a_path_finds_its_other_spelling():
+    assert "dry_run" in set(words("pass --dry-run")) & set(words("if dry_run:"))
+    assert "std.move" in set(words("std::move")) & set(words("std.move"))
+
+
+def test_short_forms_stand_for_the_word_in_any_of_its_forms():
+    assert set(words("cfg")) > set(words("config"))
+    assert set(words("parse_args")) >= set(words("arguments"))
 
 
 @pytest.mark.parametrize(
