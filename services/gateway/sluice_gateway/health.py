@@ -4,7 +4,7 @@ import asyncio
 import contextvars
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -142,12 +142,19 @@ class HealthMonitor:
     """
 
     def __init__(
-        self, integrations: Integrations, health: Health, config: HealthConfig, heartbeat_seconds: float
+        self,
+        integrations: Integrations,
+        health: Health,
+        config: HealthConfig,
+        heartbeat_seconds: float,
+        on_change: Callable[[str], None],
     ) -> None:
+        """`on_change` is told the id of an integration that is in another state than before."""
         self._integrations = integrations
         self._health = health
         self._config = config
         self._heartbeat_seconds = heartbeat_seconds
+        self._on_change = on_change
         self._now: dict[str, pb.Integration] = {}
         self._watchers: set[_Watcher] = set()
         self._following: dict[str, asyncio.Task[None]] = {}
@@ -277,8 +284,11 @@ class HealthMonitor:
         )
         before = self._now.get(integration.id)
         self._now[integration.id] = now
-        if before is not None and _essence(before) == _essence(now):
-            return
+        if before is not None:
+            if _essence(before) == _essence(now):
+                return
+            if before.health.state != health.state:
+                self._on_change(integration.id)
         for watcher in self._watchers:
             if integration.id in watcher.ids:
                 watcher.pending[integration.id] = now

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
+from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.auth import LocalAuthenticator
 from sluice_kit.call import Call
@@ -17,7 +18,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["ProviderService"]
 
 
 class Adapter:
-    """Answers GetStatus with `status`, and nothing else.
+    """Answers GetStatus with `status` and ListModels with `models`, and nothing else.
 
     Each probe has another latency. `hangs` holds back every answer, `vendor_hangs` those of probes.
     """
@@ -28,6 +29,8 @@ class Adapter:
         self.hangs = False
         self.vendor_hangs = False
         self.polls = self.probes = 0
+        self.models: list[str] = []
+        self.lists = 0
         self.asked = asyncio.Event()
         """Set with every question; clear it to wait for the next."""
         self._latency = itertools.count(1)
@@ -46,6 +49,12 @@ class Adapter:
             self.polls += 1
         return answer
 
+    async def list_models(self, request: pb.ListModelsRequest, call: Call) -> pb.ListModelsResponse:
+        self.lists += 1
+        if self.hangs:
+            await asyncio.Event().wait()
+        return pb.ListModelsResponse(models=[model_pb2.Model(id=name) for name in self.models])
+
     async def _other(self, *_: object) -> None:
         raise invalid_field("method", "not played")
 
@@ -53,7 +62,8 @@ class Adapter:
     async def serving(self, address: str) -> AsyncIterator[Server]:
         """Serves it for the length of the block."""
         server = Server("fake", address, None, LocalAuthenticator(), ServerConfig())
-        rpcs = {method.name: self._other for method in SERVICE.methods} | {"GetStatus": self.get_status}
+        rpcs: dict[str, object] = {method.name: self._other for method in SERVICE.methods}
+        rpcs |= {"GetStatus": self.get_status, "ListModels": self.list_models}
         server.add(SERVICE, SimpleNamespace(**rpcs))
         await server.bind()
         await server.ready()

@@ -4,6 +4,7 @@ import asyncio
 from typing import Final
 
 from sluice.gateway.v1 import integration_service_pb2 as pb
+from sluice_gateway.catalog import Catalog
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.services.paging import page
@@ -17,10 +18,11 @@ _DEFAULT_PAGE: Final = 100
 class IntegrationService:
     """Implements sluice.gateway.v1.IntegrationService."""
 
-    def __init__(self, integrations: Integrations, health: Health, monitor: HealthMonitor) -> None:
+    def __init__(self, integrations: Integrations, health: Health, monitor: HealthMonitor, catalog: Catalog) -> None:
         self._integrations = integrations
         self._health = health
         self._monitor = monitor
+        self._catalog = catalog
 
     async def ListIntegrations(self, request: pb.ListIntegrationsRequest, call: Call) -> pb.ListIntegrationsResponse:
         every = list(self._integrations)
@@ -47,4 +49,6 @@ class IntegrationService:
         await self._monitor.watch(request.integration, send)
 
     async def BeginSignIn(self, request: pb.BeginSignInRequest, call: Call, send: SendMessage) -> None:
-        await begin_sign_in(self._integrations.get(request.integration), call, send)
+        integration = self._integrations.get(request.integration)
+        await begin_sign_in(integration, call, send)
+        self._catalog.invalidate(integration.id)

@@ -28,7 +28,7 @@ from sluice.chat.v1 import target_pb2 as sluice_dot_chat_dot_v1_dot_target__pb2
 from sluice.provider.v1 import model_pb2 as sluice_dot_provider_dot_v1_dot_model__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sluice/gateway/v1/model_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x1esluice/provider/v1/model.proto\"_\n\x10IntegrationModel\x12\x13\n\x0bintegration\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x05model\x18\x03 \x01(\x0b\x32\x19.sluice.provider.v1.Model\"X\n\x16UnreachableIntegration\x12\x13\n\x0bintegration\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x18\n\x10missing_settings\x18\x03 \x03(\t\"d\n\x11ListModelsRequest\x12\x1c\n\x0bintegration\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xa2\x01\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.sluice.gateway.v1.IntegrationModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12>\n\x0bunreachable\x18\x03 \x03(\x0b\x32).sluice.gateway.v1.UnreachableIntegration\"+\n\x0fGetModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\xc0\x02\"F\n\x10GetModelResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.sluice.gateway.v1.IntegrationModel\"\xca\x01\n\x05Route\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\'\n\x07targets\x18\x02 \x03(\x0b\x32\x16.sluice.chat.v1.Target\x12\x36\n\x13time_to_first_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04idle\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11ListRoutesRequest\"U\n\x12ListRoutesResponse\x12(\n\x06routes\x18\x01 \x03(\x0b\x32\x18.sluice.gateway.v1.Route\x12\x15\n\rdefault_alias\x18\x02 \x01(\t2\x99\x02\n\x0cModelService\x12Y\n\nListModels\x12$.sluice.gateway.v1.ListModelsRequest\x1a%.sluice.gateway.v1.ListModelsResponse\x12S\n\x08GetModel\x12\".sluice.gateway.v1.GetModelRequest\x1a#.sluice.gateway.v1.GetModelResponse\x12Y\n\nListRoutes\x12$.sluice.gateway.v1.ListRoutesRequest\x1a%.sluice.gateway.v1.ListRoutesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%sluice/gateway/v1/model_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x1esluice/provider/v1/model.proto\"_\n\x10IntegrationModel\x12\x13\n\x0bintegration\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12(\n\x05model\x18\x03 \x01(\x0b\x32\x19.sluice.provider.v1.Model\"X\n\x16UnreachableIntegration\x12\x13\n\x0bintegration\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x18\n\x10missing_settings\x18\x03 \x03(\t\"\x86\x01\n\x11ListModelsRequest\x12\x1c\n\x0bintegration\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\tpage_size\x18\x02 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x07refresh\x18\x04 \x01(\x08H\x00\x88\x01\x01\x42\n\n\x08_refresh\"\xa2\x01\n\x12ListModelsResponse\x12\x33\n\x06models\x18\x01 \x03(\x0b\x32#.sluice.gateway.v1.IntegrationModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12>\n\x0bunreachable\x18\x03 \x03(\x0b\x32).sluice.gateway.v1.UnreachableIntegration\"+\n\x0fGetModelRequest\x12\x18\n\x04name\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x03\x18\xc0\x02\"F\n\x10GetModelResponse\x12\x32\n\x05model\x18\x01 \x01(\x0b\x32#.sluice.gateway.v1.IntegrationModel\"\xca\x01\n\x05Route\x12\r\n\x05\x61lias\x18\x01 \x01(\t\x12\'\n\x07targets\x18\x02 \x03(\x0b\x32\x16.sluice.chat.v1.Target\x12\x36\n\x13time_to_first_token\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\'\n\x04idle\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x13\n\x11ListRoutesRequest\"U\n\x12ListRoutesResponse\x12(\n\x06routes\x18\x01 \x03(\x0b\x32\x18.sluice.gateway.v1.Route\x12\x15\n\rdefault_alias\x18\x02 \x01(\t2\x99\x02\n\x0cModelService\x12Y\n\nListModels\x12$.sluice.gateway.v1.ListModelsRequest\x1a%.sluice.gateway.v1.ListModelsResponse\x12S\n\x08GetModel\x12\".sluice.gateway.v1.GetModelRequest\x1a#.sluice.gateway.v1.GetModelResponse\x12Y\n\nListRoutes\x12$.sluice.gateway.v1.ListRoutesRequest\x1a%.sluice.gateway.v1.ListRoutesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,20 +45,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INTEGRATIONMODEL']._serialized_end=277
   _globals['_UNREACHABLEINTEGRATION']._serialized_start=279
   _globals['_UNREACHABLEINTEGRATION']._serialized_end=367
-  _globals['_LISTMODELSREQUEST']._serialized_start=369
-  _globals['_LISTMODELSREQUEST']._serialized_end=469
-  _globals['_LISTMODELSRESPONSE']._serialized_start=472
-  _globals['_LISTMODELSRESPONSE']._serialized_end=634
-  _globals['_GETMODELREQUEST']._serialized_start=636
-  _globals['_GETMODELREQUEST']._serialized_end=679
-  _globals['_GETMODELRESPONSE']._serialized_start=681
-  _globals['_GETMODELRESPONSE']._serialized_end=751
-  _globals['_ROUTE']._serialized_start=754
-  _globals['_ROUTE']._serialized_end=956
-  _globals['_LISTROUTESREQUEST']._serialized_start=958
-  _globals['_LISTROUTESREQUEST']._serialized_end=977
-  _globals['_LISTROUTESRESPONSE']._serialized_start=979
-  _globals['_LISTROUTESRESPONSE']._serialized_end=1064
-  _globals['_MODELSERVICE']._serialized_start=1067
-  _globals['_MODELSERVICE']._serialized_end=1348
+  _globals['_LISTMODELSREQUEST']._serialized_start=370
+  _globals['_LISTMODELSREQUEST']._serialized_end=504
+  _globals['_LISTMODELSRESPONSE']._serialized_start=507
+  _globals['_LISTMODELSRESPONSE']._serialized_end=669
+  _globals['_GETMODELREQUEST']._serialized_start=671
+  _globals['_GETMODELREQUEST']._serialized_end=714
+  _globals['_GETMODELRESPONSE']._serialized_start=716
+  _globals['_GETMODELRESPONSE']._serialized_end=786
+  _globals['_ROUTE']._serialized_start=789
+  _globals['_ROUTE']._serialized_end=991
+  _globals['_LISTROUTESREQUEST']._serialized_start=993
+  _globals['_LISTROUTESREQUEST']._serialized_end=1012
+  _globals['_LISTROUTESRESPONSE']._serialized_start=1014
+  _globals['_LISTROUTESRESPONSE']._serialized_end=1099
+  _globals['_MODELSERVICE']._serialized_start=1102
+  _globals['_MODELSERVICE']._serialized_end=1383
 # @@protoc_insertion_point(module_scope)

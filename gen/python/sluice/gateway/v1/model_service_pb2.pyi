@@ -94,24 +94,30 @@ class ListModelsRequest(_message.Message):
     INTEGRATION_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REFRESH_FIELD_NUMBER: _builtins.int
     integration: _builtins.str
     """Only this integration. Unset or empty: all."""
     page_size: _builtins.int
     """Most models to return, 1 to 1000. Unset or 0: 1000."""
     page_token: _builtins.str
     """Where to go on, from an earlier response. Unset: from the start."""
+    refresh: _builtins.bool
+    """Ask the integrations anew, even if what is remembered is not old; counts on the first page only. Unset: false."""
     def __init__(
         self,
         *,
         integration: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        refresh: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_refresh", b"_refresh", "refresh", b"refresh"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_refresh", b"_refresh", "integration", b"integration", "page_size", b"page_size", "page_token", b"page_token", "refresh", b"refresh"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__refresh: _TypeAlias = _typing.Literal["refresh"]  # noqa: Y015
+    _WhichOneofArgType__refresh: _TypeAlias = _typing.Literal["_refresh", b"_refresh"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__refresh) -> _WhichOneofReturnType__refresh | None: ...
 
 Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 

@@ -58,7 +58,7 @@ class ModelServiceServicer:
 
     def ListModels(self, request, context):
         """Lists the models of every integration at once, or of one. An integration that does not answer in time is named as
-        unreachable; the rest still counts.
+        unreachable; the rest still counts. Lists are remembered for a short while (`gateway.catalog.age_seconds`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

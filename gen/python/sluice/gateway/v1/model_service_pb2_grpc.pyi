@@ -18,7 +18,7 @@ class ModelServiceStub:
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
     """Lists the models of every integration at once, or of one. An integration that does not answer in time is named as
-    unreachable; the rest still counts.
+    unreachable; the rest still counts. Lists are remembered for a short while (`gateway.catalog.age_seconds`).
     """
     GetModel: _aio.UnaryUnaryMultiCallable[_model_service_pb2.GetModelRequest, _model_service_pb2.GetModelResponse]
     """Returns one model."""
@@ -35,7 +35,7 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_model_service_pb2.ListModelsRequest, _abc.Awaitable[_model_service_pb2.ListModelsResponse]],
     ) -> _abc.Awaitable[_model_service_pb2.ListModelsResponse]:
         """Lists the models of every integration at once, or of one. An integration that does not answer in time is named as
-        unreachable; the rest still counts.
+        unreachable; the rest still counts. Lists are remembered for a short while (`gateway.catalog.age_seconds`).
         """
 
     @_abc_1.abstractmethod
