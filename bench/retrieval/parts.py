@@ -1,17 +1,20 @@
 """The parts of the benchmark, each with its sizes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from bench.retrieval import incremental, latency, memory, quality
+from bench.retrieval import cutting, incremental, latency, memory, quality
+from bench.retrieval.cutting import Cut
 from bench.retrieval.incremental import Changed
 from bench.retrieval.latency import Searched
 from bench.retrieval.memory import Indexed
 from bench.retrieval.quality import Answers
 from bench.retrieval.service import running
+from bench.retrieval.speed_chunking import MOST_BYTES
 
-Row = Answers | Changed | Indexed | Searched
+Row = Answers | Changed | Cut | Indexed | Searched
 Say = Callable[[Row], None]
 
 PACKAGES: Final = (*quality.TUNED, *quality.HELD_OUT, *quality.ASKED_ABOUT)
@@ -63,6 +66,12 @@ async def _quality(tasks: list[quality.Task], folder: Path, say: Say) -> None:
             await quality.measure(service, task, folder, say)
 
 
+async def _chunking(settings: Settings, folder: Path, say: Say) -> None:  # noqa: ARG001 - all parts are called alike
+    most_bytes = 100_000 if settings.quick else MOST_BYTES
+    for row in await asyncio.to_thread(cutting.measure, settings.rounds, most_bytes):
+        say(row)
+
+
 async def _memory(settings: Settings, folder: Path, say: Say) -> None:
     sizes = _SIZES[:2] if settings.quick else _SIZES
     packages = _COPIED[1:2] if settings.quick else _COPIED
@@ -90,6 +99,7 @@ async def _search(settings: Settings, folder: Path, say: Say) -> None:
 PARTS: Final = {
     "docstrings": Part("functions found by the first sentence of their docstrings", _docstrings),
     "questions": Part("lines found by questions written by hand", _questions),
+    "chunking": Part("chunks a CPU second, without embedding, by language", _chunking),
     "memory": Part("memory of an index of 1, 4 and 16 times the same size", _memory),
     "search": Part("searches of the embedded store at 10k, 100k and 300k chunks", _search),
     "incremental": Part("an index after one file changed, as a share of the full one", _incremental),

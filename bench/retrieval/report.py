@@ -5,6 +5,7 @@ from statistics import median
 from typing import Final, TypeVar
 
 from bench.report import spread
+from bench.retrieval.cutting import Cut
 from bench.retrieval.incremental import Changed
 from bench.retrieval.latency import Searched
 from bench.retrieval.memory import Indexed
@@ -15,7 +16,8 @@ from bench.retrieval.quality import BASELINES, MOST_BYTES, MOST_QUESTIONS, SYSTE
 _MIB: Final = 2**20
 _TARGET_GAIN: Final = 0.10
 _TARGET_SHARE: Final = 0.02
-R = TypeVar("R", Answers, Changed, Indexed, Searched)
+_TARGET_RATE: Final = 2000
+R = TypeVar("R", Answers, Changed, Cut, Indexed, Searched)
 
 
 def line(row: Row) -> str:
@@ -25,6 +27,8 @@ def line(row: Row) -> str:
         return (
             f"{row.set} {row.package:10} {row.system:10} MRR@10 {about.reciprocal:.3f} recall@10 {about.recall[1]:.3f}"
         )
+    if isinstance(row, Cut):
+        return f"chunking {row.language}: {row.chunks} chunks, {row.median:.0f} a CPU second"
     if isinstance(row, Indexed):
         return (
             f"{row.round} memory {row.copies}x: {row.chunks} chunks, own {row.own / _MIB:.0f} MiB, {row.cpu:.1f} s CPU"
@@ -52,7 +56,12 @@ def markdown(about: dict[str, str], rows: Sequence[Row], *, quick: bool = False)
         own = [one for one in answers if one.set == name]
         if own:
             lines += [f"## {title}", "", *text, "", *_quality(own)]
-    for part in (_memory(_of(rows, Indexed)), _search(_of(rows, Searched)), _incremental(_of(rows, Changed))):
+    for part in (
+        _chunking(_of(rows, Cut)),
+        _memory(_of(rows, Indexed)),
+        _search(_of(rows, Searched)),
+        _incremental(_of(rows, Changed)),
+    ):
         lines += part
     return "\n".join(lines).rstrip() + "\n"
 
@@ -133,6 +142,26 @@ def _by_package(rows: Sequence[Answers]) -> list[str]:
             f"| {package} | {first.bytes / 1024:.0f} | {first.units:,} | {last.units:,} | {len(first.scores)} | {cells} |"
         )
     return lines
+
+
+def _chunking(rows: Sequence[Cut]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "## Cutting",
+        "",
+        "Chunks with their words, weights and ids a second of CPU, without embedding: what installed packages hold of each",
+        "language, cut in one process. Slowest–median–fastest round.",
+        "",
+        f"| language | files | MiB | chunks | chunks a CPU second | ≥ {_TARGET_RATE:,} |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        rate = f"{row.slowest:,.0f}–{row.median:,.0f}–{row.fastest:,.0f}"
+        reached = "yes" if row.median >= _TARGET_RATE else f"no, 1/{_TARGET_RATE / row.median:.1f} of it"
+        size = f"{row.bytes / _MIB:.2f}"
+        lines.append(f"| {row.language} | {row.files:,} | {size} | {row.chunks:,} | {rate} | {reached} |")
+    return [*lines, ""]
 
 
 def _memory(rows: Sequence[Indexed]) -> list[str]:
