@@ -20,7 +20,7 @@ class GitHandler(http.server.BaseHTTPRequestHandler):
     """For paths that begin so: the value of the header that opens them."""
     sent: ClassVar[list[tuple[str, str]]] = []
     """The paths that were asked for with a login, and what it was."""
-    pause: ClassVar[Callable[[], None]] = staticmethod(lambda: None)
+    before_pack: ClassVar[list[Callable[[], None]]] = []
     """Called before a pack is sent."""
     bytes_sent: ClassVar[int] = 0
     protocol_version = "HTTP/1.1"
@@ -38,7 +38,8 @@ class GitHandler(http.server.BaseHTTPRequestHandler):
         if login:
             self.sent.append((path, login))
         if path.endswith("/git-upload-pack"):
-            self.pause()
+            for call in self.before_pack:
+                call()
         if path.startswith("/moved/"):
             self.send_response(302)
             self.send_header("Location", self.path.replace("/moved/", "/", 1))
@@ -98,7 +99,7 @@ def serving(folder: Path) -> Iterator[tuple[int, Path]]:
     GitHandler.root = folder / "served"
     GitHandler.root.mkdir()
     GitHandler.asked, GitHandler.sent, GitHandler.logins, GitHandler.bytes_sent = [], [], {}, 0
-    GitHandler.pause = staticmethod(lambda: None)
+    GitHandler.before_pack = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), GitHandler)
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that refuse the certificate
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -2,11 +2,10 @@
 
 import base64
 import logging
-import os
 import sqlite3
-import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -76,14 +75,12 @@ async def test_a_private_repository_is_fetched_and_nobody_else_sees_the_token(
     leaks: list[str] = []
 
     def look() -> None:
-        for pid in filter(str.isdigit, os.listdir("/proc")):
+        for pid in filter(str.isdigit, (entry.name for entry in Path("/proc").iterdir())):
             shown = seen_of(pid)
             looked.append(shown.split("\0")[0])
             leaks.extend(shown.split("\0")[0] for secret in secrets if secret in shown)
 
-    GitHandler.pause = staticmethod(look)
-    # The first look of git at the repository, as well as its pack.
-    threading.Thread(target=look).start()
+    GitHandler.before_pack = [look]
     async with start(settings(port, certificate)) as client:
         result = await client.index(source_of(port, credential="mine"))
         assert result.files == 4
@@ -100,7 +97,7 @@ async def test_a_private_repository_is_fetched_and_nobody_else_sees_the_token(
     with sqlite3.connect(state / "retrieval" / "records.sqlite") as database:
         written += "\n".join(database.iterdump())
     for path in state.rglob("*"):
-        if path.is_file() and not path.suffix == ".dat":
+        if path.is_file() and path.suffix != ".dat":
             written += path.read_bytes().decode(errors="replace")
     for secret in secrets:
         assert secret not in written
@@ -190,8 +187,8 @@ async def test_a_credential_that_was_taken_away_meanwhile_is_not_used(start, ser
 
 
 def credentials(**fields) -> Credentials:
-    values = {"hosts": ("git.example.org",), "token": Secret(TOKEN)} | fields
-    return Credentials({"mine": CredentialConfig(**values)})
+    found = CredentialConfig(("git.example.org",), Secret(TOKEN))
+    return Credentials({"mine": msgspec.structs.replace(found, **fields)})
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,11 @@ class Mover:
             await self._database.write(lambda session: _switch(session, target))
             await handle.report(step="cleaning up", progress=0.99)
             await self._store.delete(generation)
+        else:
+            # An earlier try may have ended between the switch and the cleaning up.
+            for kind in self._store.kinds:
+                if kind != self._store.kind:
+                    await self._store.delete(msgspec.structs.replace(generation, store=kind))
         made = await self._database.read(
             lambda session: rows.to_proto(session, rows.get(session, handle.tenant, corpus_id))
         )

@@ -15,6 +15,11 @@ class Stores:
         self._stores = dict(stores)
         self.kind = kind
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of all stores that are configured."""
+        return tuple(self._stores)
+
     def add(self, **stores: Store) -> None:
         """Adds stores, or puts them in the place of others of their kind. Only before the start."""
         self._stores |= stores
