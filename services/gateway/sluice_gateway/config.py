@@ -1,6 +1,6 @@
 """Section `gateway` of the configuration."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -40,7 +40,9 @@ class RoutePolicy(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=T
     """How long an answer may take, and what is done to bring it to its end."""
 
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
-    """How often a target is tried again before the next one is, while no content was sent."""
+    """How often a target is tried again before the next one is."""
+    midstream: Literal["fail", "restart", "continue"] = "fail"
+    """What happens when an answer breaks off after its first content, where the request does not say."""
 
 
 class RouteConfig(RoutePolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):

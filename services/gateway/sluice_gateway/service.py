@@ -67,7 +67,10 @@ class Gateway:
         planner = Planner(self._document, config, self._integrations)
         peer = channels.get(config.retrieval.address) if config.retrieval is not None else None
         self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
-        self.pipeline = Pipeline(self._integrations, Retrieval(peer), self._ledger, self._prices, config.resilience)
+        self.catalog = Catalog(self._integrations, config.catalog)
+        self.pipeline = Pipeline(
+            self._integrations, Retrieval(peer), self._ledger, self._prices, config.resilience, self.catalog
+        )
         self.responses = Responses(config, planner, self._ledger, self.pipeline.run)
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
         embeddings = EmbeddingService(self._integrations, planner)
@@ -82,7 +85,6 @@ class Gateway:
                 self._document.section("server", ServerConfig),
             )
             self._inside.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)
-        self.catalog = Catalog(self._integrations, config.catalog)
         models = ModelService(self._integrations, planner, self.catalog)
         server.add(model_service_pb2.DESCRIPTOR.services_by_name["ModelService"], models)
         health = Health()

@@ -1,17 +1,30 @@
 """Attempts: the tries that make one answer, from the first to the one that delivers."""
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sluice.chat.v1.event_pb2 import AttemptOutcome, Event, Notice, NoticeCode, RouteChanged
+from sluice.chat.v1.event_pb2 import AttemptOutcome, Event, Notice, NoticeCode, Restarted, RouteChanged
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.provider.v1.model_pb2 import Capability
+from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import ResilienceConfig
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord, run_attempt
 from sluice_gateway.pipeline.citations import CitationCollector
+from sluice_gateway.pipeline.midstream import (
+    CONTINUE,
+    RESTART,
+    ContinuedRelay,
+    Partial,
+    continue_from,
+    partial_of,
+    policy_of,
+    tokens_left,
+)
 from sluice_gateway.pipeline.prompts import Template
 from sluice_gateway.pipeline.relay import Relay
 from sluice_gateway.pipeline.request import generate_request
@@ -24,6 +37,8 @@ from sluice_kit.errors import DeadlineError, Reason, SluiceError
 
 if TYPE_CHECKING:
     from sluice_gateway.pipeline.run import Job
+
+log = logging.getLogger(__name__)
 
 _CONTEXT_TOO_LONG: Final = ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG
 _CIRCUIT_OPEN: Final = ErrorReason.ERROR_REASON_CIRCUIT_OPEN
@@ -39,6 +54,7 @@ class Means:
     prices: Prices
     standings: Standings
     config: ResilienceConfig
+    catalog: Catalog
 
 
 class Attempts:
@@ -67,6 +83,11 @@ class Attempts:
         self._failure: SluiceError | None = None
         self._given_up: tuple[Target, Reason] | None = None
         """The target that the next attempt takes over from, and why."""
+        self._discard_from: int | None = None
+        """RESTART: number of the first event that the next attempt's content makes void."""
+        self._partial: Partial | None = None
+        """CONTINUE: what the next attempt goes on from."""
+        self._collector: CitationCollector | None = None
         self.records: list[AttemptRecord] = []
         """Every attempt that was made, in order."""
 
@@ -90,6 +111,10 @@ class Attempts:
         """Tries one target, more than once where that may help. Returns None if the next one is to be tried."""
         tried = 0
         while True:
+            if self._partial is not None and not await self._continues(target):
+                assert self._failure is not None  # of the attempt that broke off
+                self._failure.metadata.setdefault("midstream", "no_assistant_prefill")
+                return None
             record = await self._begin(target)
             if record is None:
                 return None
@@ -102,15 +127,14 @@ class Attempts:
             else:
                 return relay
             if relay.committed:
-                relay.show_tail()
-                raise failure
-            if failure.reason == _CONTEXT_TOO_LONG and self._passages:
+                self._break_off(relay, failure)
+            elif failure.reason == _CONTEXT_TOO_LONG and self._passages:
                 self._passages = []
                 self._response.emit(_passages_dropped())
                 continue
-            if failure.reason not in FALL_BACK_ON:
+            elif failure.reason not in FALL_BACK_ON:
                 raise failure
-            wait = self._wait_before_retry(target, failure, tried)
+            wait = self._wait_before_retry(target, failure, tried, midstream=relay.committed)
             if wait is None:
                 return None
             tried += 1
@@ -149,7 +173,15 @@ class Attempts:
             self._given_up = target, _CIRCUIT_OPEN
 
     def _relay(self, record: AttemptRecord) -> Relay:
-        relay = Relay(self._response, record, CitationCollector(self._passages) if self._passages else None)
+        relay: Relay
+        if self._partial is not None:
+            relay = ContinuedRelay(self._response, record, self._collector, self._partial)
+        else:
+            self._collector = CitationCollector(self._passages) if self._passages else None
+            relay = Relay(self._response, record, self._collector)
+        if self._discard_from is not None:
+            restarted = Restarted(attempt_id=record.id, discard_from=self._discard_from)
+            relay.preamble = (Event(restarted=restarted),)
         if record.probe:
             relay.on_commit = lambda: self._means.standings.spoke(record.target)
         return relay
@@ -157,6 +189,8 @@ class Attempts:
     async def _attempt(self, relay: Relay) -> None:
         means, job, record = self._means, self._job, relay.record
         request = generate_request(job.spec, record, self._template, self._passages, whole=job.whole)
+        if self._partial is not None:
+            continue_from(self._partial, request, tokens_left(job.spec, self.records[:-1]))
         generator = means.integrations.get(record.target.provider).generator
         try:
             await run_attempt(generator, request, job.call, job.plan.limits, relay)
@@ -166,9 +200,42 @@ class Attempts:
             means.ledger.attempt_ended(record)
             means.standings.ended(record)
 
-    def _wait_before_retry(self, target: Target, failure: SluiceError, tried: int) -> float | None:
+    def _break_off(self, relay: Relay, failure: SluiceError) -> None:
+        """Gets ready for an attempt that makes up for one that broke off after its first content.
+
+        Raises its failure if there is to be none.
+        """
+        policy = policy_of(self._job.spec, self._job.plan.limits)
+        if policy == RESTART and failure.reason in FALL_BACK_ON:
+            self._discard_from = relay.first_sequence
+            return
+        relay.show_tail()
+        if policy != CONTINUE or failure.reason not in FALL_BACK_ON:
+            raise failure
+        partial = partial_of(self._response, self._job.spec)
+        left = tokens_left(self._job.spec, self.records)
+        if relay.completed is not None:
+            partial = "completed"
+        elif left is not None and left <= 0:
+            partial = "max_output_tokens"
+        if isinstance(partial, str):
+            failure.metadata["midstream"] = partial
+            raise failure
+        self._partial = partial
+
+    async def _continues(self, target: Target) -> bool:
+        """Whether a target goes on with a started message of the assistant, as far as its adapter knows."""
+        try:
+            model = await self._means.catalog.find(target, self._job.call)
+        except SluiceError as error:
+            log.info("capabilities are unknown", extra={"target": target.model, "reason": error.reason_name})
+            return False
+        return model is not None and Capability.CAPABILITY_ASSISTANT_PREFILL in model.capabilities
+
+    def _wait_before_retry(self, target: Target, failure: SluiceError, tried: int, *, midstream: bool) -> float | None:
         means = self._means
-        wait = wait_before_retry(means.config.retry, self._job.plan.limits.retries, failure, tried)
+        retries = self._job.plan.limits.retries
+        wait = wait_before_retry(means.config.retry, retries, failure, tried, midstream=midstream)
         if wait is None or not self._has_time(target, wait) or not means.standings.would_admit(target):
             return None
         return wait if means.standings.retries(target).spend() else None

@@ -33,8 +33,10 @@ class Relay:
         "collector",
         "committed",
         "completed",
+        "first_sequence",
         "last_batch",
         "on_commit",
+        "preamble",
         "record",
         "tail",
     )
@@ -50,6 +52,10 @@ class Relay:
         self.committed = False
         self.on_commit: Callable[[], None] | None = None
         """Is called with the first content."""
+        self.preamble: tuple[Event, ...] = ()
+        """Events of the gateway's own that come with the first content, before it."""
+        self.first_sequence = 0
+        """Number of the first event that was shown; 0 before the first content."""
         self.completed: Completed | None = None
         self.last_batch = 0.0
         self.tail: list[Event] = []
@@ -115,7 +121,8 @@ class Relay:
         self.committed = True
         if self.on_commit is not None:
             self.on_commit()
-        held, self._held = self._held, []
+        self.first_sequence = self._response.log.last_sequence + 1
+        held, self._held = [*self.preamble, *self._held], []
         return self._pass_on(held)
 
     def _pass_on(self, events: list[Event]) -> Awaitable[None] | None:

@@ -11,6 +11,7 @@ from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
+from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import ResilienceConfig
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
@@ -55,12 +56,13 @@ class Pipeline:
         ledger: Ledger,
         prices: Prices,
         resilience: ResilienceConfig,
+        catalog: Catalog,
     ) -> None:
         self._retrieval = retrieval
         self._ledger = ledger
         self.standings = Standings(resilience)
         """What recent attempts say of each target."""
-        self._means = Means(integrations, ledger, prices, self.standings, resilience)
+        self._means = Means(integrations, ledger, prices, self.standings, resilience, catalog)
 
     async def run(self, response: Response, job: Job) -> None:
         """Makes one answer and ends the response, however it goes. Never raises."""

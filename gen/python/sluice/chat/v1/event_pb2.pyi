@@ -587,7 +587,9 @@ Global___Retrieved: _TypeAlias = Retrieved  # noqa: Y015
 
 @_typing.final
 class RouteChanged(_message.Message):
-    """Another attempt or target takes over."""
+    """Another attempt or target takes over: the same target once more, or the next one. After content was sent, what comes
+    follows on from it unless a `Restarted` voids it.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

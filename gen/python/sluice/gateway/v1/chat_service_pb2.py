@@ -35,7 +35,7 @@ from sluice.chat.v1 import tool_pb2 as sluice_dot_chat_dot_v1_dot_tool__pb2
 from sluice.retrieval.v1 import corpus_pb2 as sluice_dot_retrieval_dot_v1_dot_corpus__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$sluice/gateway/v1/chat_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1asluice/chat/v1/event.proto\x1a\x1csluice/chat/v1/message.proto\x1a\x1fsluice/chat/v1/parameters.proto\x1a\x1csluice/chat/v1/passage.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x19sluice/chat/v1/tool.proto\x1a sluice/retrieval/v1/corpus.proto\"\xf7\x06\n\x08\x43hatSpec\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc0\x02\x12$\n\tfallbacks\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07r\x05\x10\x01\x18\xc0\x02\x12\x36\n\x08messages\x18\x03 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12*\n\x12system_instruction\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@H\x00\x88\x01\x01\x12\x38\n\nparameters\x18\x05 \x01(\x0b\x32$.sluice.chat.v1.GenerationParameters\x12.\n\x05tools\x18\x06 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12/\n\x0btool_choice\x18\x07 \x01(\x0b\x32\x1a.sluice.chat.v1.ToolChoice\x12\x37\n\x0fresponse_format\x18\x08 \x01(\x0b\x32\x1e.sluice.chat.v1.ResponseFormat\x12/\n\tgrounding\x18\t \x01(\x0b\x32\x1c.sluice.gateway.v1.Grounding\x12L\n\x0f\x61nswer_language\x18\n \x01(\tB.\xbaH+r)2\'^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$H\x01\x88\x01\x01\x12\x14\n\x07lenient\x18\x0b \x01(\x08H\x02\x88\x01\x01\x12\x17\n\nbackground\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12>\n\x0c\x64\x65tach_grace\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00\x12?\n\x0cmax_duration\x18\x0e \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05*\x00\x12P\n\x06labels\x18\x0f \x03(\x0b\x32\'.sluice.gateway.v1.ChatSpec.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_system_instructionB\x12\n\x10_answer_languageB\n\n\x08_lenientB\r\n\x0b_background\"\xf6\x02\n\tGrounding\x12\x46\n\x07\x63orpora\x18\x01 \x03(\tB5\xbaH2\x92\x01/\x08\x01\x10\x10\x18\x01\"\'r%2#^corpora/[a-z0-9][a-z0-9_.-]{0,62}$\x12\x31\n\x07\x66ilters\x18\x02 \x01(\x0b\x32 .sluice.retrieval.v1.PathFilters\x12\'\n\x0cpinned_paths\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80 \x12\x1d\n\x05top_k\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x00\x88\x01\x01\x12\"\n\x0ctoken_budget\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01\x88\x01\x01\x12<\n\x06policy\x18\x06 \x01(\x0e\x32\".sluice.gateway.v1.GroundingPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\x05query\x18\x07 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04H\x02\x88\x01\x01\x42\x08\n\x06_top_kB\x0f\n\r_token_budgetB\x08\n\x06_query\"g\n\x11StreamChatRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.sluice.gateway.v1.ChatSpecB\x06\xbaH\x03\xc8\x01\x01\"\x99\x01\n\x12StreamChatResponse\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.Event\x12\x35\n\ngoing_away\x18\x03 \x01(\x0b\x32\x1c.sluice.gateway.v1.GoingAwayH\x00\x88\x01\x01\x42\r\n\x0b_going_away\"5\n\tGoingAway\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"a\n\x0b\x43hatRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.sluice.gateway.v1.ChatSpecB\x06\xbaH\x03\xc8\x01\x01\"9\n\x0c\x43hatResponse\x12)\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x19.sluice.gateway.v1.Answer\"\xa9\x02\n\x06\x41nswer\x12\x10\n\x08response\x18\x01 \x01(\t\x12(\n\x07message\x18\x02 \x01(\x0b\x32\x17.sluice.chat.v1.Message\x12\x0c\n\x04text\x18\x03 \x01(\t\x12+\n\tcitations\x18\x04 \x03(\x0b\x32\x18.sluice.chat.v1.Citation\x12)\n\x08passages\x18\x05 \x03(\x0b\x32\x17.sluice.chat.v1.Passage\x12\'\n\x07notices\x18\x06 \x03(\x0b\x32\x16.sluice.chat.v1.Notice\x12&\n\x06target\x18\x07 \x01(\x0b\x32\x16.sluice.chat.v1.Target\x12,\n\tcompleted\x18\x08 \x01(\x0b\x32\x19.sluice.chat.v1.Completed\"e\n\x11ResumeChatRequest\x12\x38\n\x08response\x18\x01 \x01(\tB&\xbaH#r!2\x1f^responses/[A-Za-z0-9_-]{1,64}$\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"\x99\x01\n\x12ResumeChatResponse\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.Event\x12\x35\n\ngoing_away\x18\x03 \x01(\x0b\x32\x1c.sluice.gateway.v1.GoingAwayH\x00\x88\x01\x01\x42\r\n\x0b_going_away\"M\n\x11\x43\x61ncelChatRequest\x12\x38\n\x08response\x18\x01 \x01(\tB&\xbaH#r!2\x1f^responses/[A-Za-z0-9_-]{1,64}$\"E\n\x12\x43\x61ncelChatResponse\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .sluice.gateway.v1.ResponseState\"N\n\x12GetResponseRequest\x12\x38\n\x08response\x18\x01 \x01(\tB&\xbaH#r!2\x1f^responses/[A-Za-z0-9_-]{1,64}$\"\xdc\x01\n\x13GetResponseResponse\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .sluice.gateway.v1.ResponseState\x12)\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x19.sluice.gateway.v1.Answer\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x15\n\rlast_sequence\x18\x04 \x01(\x04\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*t\n\x0fGroundingPolicy\x12 \n\x1cGROUNDING_POLICY_UNSPECIFIED\x10\x00\x12\x1d\n\x19GROUNDING_POLICY_REQUIRED\x10\x01\x12 \n\x1cGROUNDING_POLICY_BEST_EFFORT\x10\x02*\xa2\x01\n\rResponseState\x12\x1e\n\x1aRESPONSE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESPONSE_STATE_RUNNING\x10\x01\x12\x1c\n\x18RESPONSE_STATE_COMPLETED\x10\x02\x12\x19\n\x15RESPONSE_STATE_FAILED\x10\x03\x12\x1c\n\x18RESPONSE_STATE_CANCELLED\x10\x04\x32\xc9\x03\n\x0b\x43hatService\x12[\n\nStreamChat\x12$.sluice.gateway.v1.StreamChatRequest\x1a%.sluice.gateway.v1.StreamChatResponse0\x01\x12G\n\x04\x43hat\x12\x1e.sluice.gateway.v1.ChatRequest\x1a\x1f.sluice.gateway.v1.ChatResponse\x12[\n\nResumeChat\x12$.sluice.gateway.v1.ResumeChatRequest\x1a%.sluice.gateway.v1.ResumeChatResponse0\x01\x12Y\n\nCancelChat\x12$.sluice.gateway.v1.CancelChatRequest\x1a%.sluice.gateway.v1.CancelChatResponse\x12\\\n\x0bGetResponse\x12%.sluice.gateway.v1.GetResponseRequest\x1a&.sluice.gateway.v1.GetResponseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$sluice/gateway/v1/chat_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\x1a\x1asluice/chat/v1/event.proto\x1a\x1csluice/chat/v1/message.proto\x1a\x1fsluice/chat/v1/parameters.proto\x1a\x1csluice/chat/v1/passage.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x19sluice/chat/v1/tool.proto\x1a sluice/retrieval/v1/corpus.proto\"\xbf\x07\n\x08\x43hatSpec\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc0\x02\x12$\n\tfallbacks\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x08\"\x07r\x05\x10\x01\x18\xc0\x02\x12\x36\n\x08messages\x18\x03 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12*\n\x12system_instruction\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@H\x00\x88\x01\x01\x12\x38\n\nparameters\x18\x05 \x01(\x0b\x32$.sluice.chat.v1.GenerationParameters\x12.\n\x05tools\x18\x06 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12/\n\x0btool_choice\x18\x07 \x01(\x0b\x32\x1a.sluice.chat.v1.ToolChoice\x12\x37\n\x0fresponse_format\x18\x08 \x01(\x0b\x32\x1e.sluice.chat.v1.ResponseFormat\x12/\n\tgrounding\x18\t \x01(\x0b\x32\x1c.sluice.gateway.v1.Grounding\x12L\n\x0f\x61nswer_language\x18\n \x01(\tB.\xbaH+r)2\'^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,4}$H\x01\x88\x01\x01\x12\x14\n\x07lenient\x18\x0b \x01(\x08H\x02\x88\x01\x01\x12\x17\n\nbackground\x18\x0c \x01(\x08H\x03\x88\x01\x01\x12>\n\x0c\x64\x65tach_grace\x18\r \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00\x12?\n\x0cmax_duration\x18\x0e \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05*\x00\x12P\n\x06labels\x18\x0f \x03(\x0b\x32\'.sluice.gateway.v1.ChatSpec.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x12\x46\n\x10midstream_policy\x18\x10 \x01(\x0e\x32\".sluice.gateway.v1.MidstreamPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x15\n\x13_system_instructionB\x12\n\x10_answer_languageB\n\n\x08_lenientB\r\n\x0b_background\"\xf6\x02\n\tGrounding\x12\x46\n\x07\x63orpora\x18\x01 \x03(\tB5\xbaH2\x92\x01/\x08\x01\x10\x10\x18\x01\"\'r%2#^corpora/[a-z0-9][a-z0-9_.-]{0,62}$\x12\x31\n\x07\x66ilters\x18\x02 \x01(\x0b\x32 .sluice.retrieval.v1.PathFilters\x12\'\n\x0cpinned_paths\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x10\x10\"\x07r\x05\x10\x01\x18\x80 \x12\x1d\n\x05top_k\x18\x04 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x64(\x01H\x00\x88\x01\x01\x12\"\n\x0ctoken_budget\x18\x05 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x01\x88\x01\x01\x12<\n\x06policy\x18\x06 \x01(\x0e\x32\".sluice.gateway.v1.GroundingPolicyB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1f\n\x05query\x18\x07 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x04H\x02\x88\x01\x01\x42\x08\n\x06_top_kB\x0f\n\r_token_budgetB\x08\n\x06_query\"g\n\x11StreamChatRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.sluice.gateway.v1.ChatSpecB\x06\xbaH\x03\xc8\x01\x01\"\x99\x01\n\x12StreamChatResponse\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.Event\x12\x35\n\ngoing_away\x18\x03 \x01(\x0b\x32\x1c.sluice.gateway.v1.GoingAwayH\x00\x88\x01\x01\x42\r\n\x0b_going_away\"5\n\tGoingAway\x12(\n\x05grace\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"a\n\x0b\x43hatRequest\x12\x1f\n\nrequest_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x03\xb0\x01\x01\xd8\x01\x01\x12\x31\n\x04spec\x18\x02 \x01(\x0b\x32\x1b.sluice.gateway.v1.ChatSpecB\x06\xbaH\x03\xc8\x01\x01\"9\n\x0c\x43hatResponse\x12)\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x19.sluice.gateway.v1.Answer\"\xa9\x02\n\x06\x41nswer\x12\x10\n\x08response\x18\x01 \x01(\t\x12(\n\x07message\x18\x02 \x01(\x0b\x32\x17.sluice.chat.v1.Message\x12\x0c\n\x04text\x18\x03 \x01(\t\x12+\n\tcitations\x18\x04 \x03(\x0b\x32\x18.sluice.chat.v1.Citation\x12)\n\x08passages\x18\x05 \x03(\x0b\x32\x17.sluice.chat.v1.Passage\x12\'\n\x07notices\x18\x06 \x03(\x0b\x32\x16.sluice.chat.v1.Notice\x12&\n\x06target\x18\x07 \x01(\x0b\x32\x16.sluice.chat.v1.Target\x12,\n\tcompleted\x18\x08 \x01(\x0b\x32\x19.sluice.chat.v1.Completed\"e\n\x11ResumeChatRequest\x12\x38\n\x08response\x18\x01 \x01(\tB&\xbaH#r!2\x1f^responses/[A-Za-z0-9_-]{1,64}$\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x04\"\x99\x01\n\x12ResumeChatResponse\x12\x16\n\x0e\x66irst_sequence\x18\x01 \x01(\x04\x12%\n\x06\x65vents\x18\x02 \x03(\x0b\x32\x15.sluice.chat.v1.Event\x12\x35\n\ngoing_away\x18\x03 \x01(\x0b\x32\x1c.sluice.gateway.v1.GoingAwayH\x00\x88\x01\x01\x42\r\n\x0b_going_away\"M\n\x11\x43\x61ncelChatRequest\x12\x38\n\x08response\x18\x01 \x01(\tB&\xbaH#r!2\x1f^responses/[A-Za-z0-9_-]{1,64}$\"E\n\x12\x43\x61ncelChatResponse\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .sluice.gateway.v1.ResponseState\"N\n\x12GetResponseRequest\x12\x38\n\x08response\x18\x01 \x01(\tB&\xbaH#r!2\x1f^responses/[A-Za-z0-9_-]{1,64}$\"\xdc\x01\n\x13GetResponseResponse\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .sluice.gateway.v1.ResponseState\x12)\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x19.sluice.gateway.v1.Answer\x12!\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.Status\x12\x15\n\rlast_sequence\x18\x04 \x01(\x04\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*\x8b\x01\n\x0fMidstreamPolicy\x12 \n\x1cMIDSTREAM_POLICY_UNSPECIFIED\x10\x00\x12\x19\n\x15MIDSTREAM_POLICY_FAIL\x10\x01\x12\x1c\n\x18MIDSTREAM_POLICY_RESTART\x10\x02\x12\x1d\n\x19MIDSTREAM_POLICY_CONTINUE\x10\x03*t\n\x0fGroundingPolicy\x12 \n\x1cGROUNDING_POLICY_UNSPECIFIED\x10\x00\x12\x1d\n\x19GROUNDING_POLICY_REQUIRED\x10\x01\x12 \n\x1cGROUNDING_POLICY_BEST_EFFORT\x10\x02*\xa2\x01\n\rResponseState\x12\x1e\n\x1aRESPONSE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16RESPONSE_STATE_RUNNING\x10\x01\x12\x1c\n\x18RESPONSE_STATE_COMPLETED\x10\x02\x12\x19\n\x15RESPONSE_STATE_FAILED\x10\x03\x12\x1c\n\x18RESPONSE_STATE_CANCELLED\x10\x04\x32\xc9\x03\n\x0b\x43hatService\x12[\n\nStreamChat\x12$.sluice.gateway.v1.StreamChatRequest\x1a%.sluice.gateway.v1.StreamChatResponse0\x01\x12G\n\x04\x43hat\x12\x1e.sluice.gateway.v1.ChatRequest\x1a\x1f.sluice.gateway.v1.ChatResponse\x12[\n\nResumeChat\x12$.sluice.gateway.v1.ResumeChatRequest\x1a%.sluice.gateway.v1.ResumeChatResponse0\x01\x12Y\n\nCancelChat\x12$.sluice.gateway.v1.CancelChatRequest\x1a%.sluice.gateway.v1.CancelChatResponse\x12\\\n\x0bGetResponse\x12%.sluice.gateway.v1.GetResponseRequest\x1a&.sluice.gateway.v1.GetResponseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,6 +62,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATSPEC'].fields_by_name['max_duration']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\005*\000'
   _globals['_CHATSPEC'].fields_by_name['labels']._loaded_options = None
   _globals['_CHATSPEC'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020\020\"\006r\004\020\001\030@*\005r\003\030\200\002'
+  _globals['_CHATSPEC'].fields_by_name['midstream_policy']._loaded_options = None
+  _globals['_CHATSPEC'].fields_by_name['midstream_policy']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_GROUNDING'].fields_by_name['corpora']._loaded_options = None
   _globals['_GROUNDING'].fields_by_name['corpora']._serialized_options = b'\272H2\222\001/\010\001\020\020\030\001\"\'r%2#^corpora/[a-z0-9][a-z0-9_.-]{0,62}$'
   _globals['_GROUNDING'].fields_by_name['pinned_paths']._loaded_options = None
@@ -88,40 +90,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CANCELCHATREQUEST'].fields_by_name['response']._serialized_options = b'\272H#r!2\037^responses/[A-Za-z0-9_-]{1,64}$'
   _globals['_GETRESPONSEREQUEST'].fields_by_name['response']._loaded_options = None
   _globals['_GETRESPONSEREQUEST'].fields_by_name['response']._serialized_options = b'\272H#r!2\037^responses/[A-Za-z0-9_-]{1,64}$'
-  _globals['_GROUNDINGPOLICY']._serialized_start=3142
-  _globals['_GROUNDINGPOLICY']._serialized_end=3258
-  _globals['_RESPONSESTATE']._serialized_start=3261
-  _globals['_RESPONSESTATE']._serialized_end=3423
+  _globals['_MIDSTREAMPOLICY']._serialized_start=3215
+  _globals['_MIDSTREAMPOLICY']._serialized_end=3354
+  _globals['_GROUNDINGPOLICY']._serialized_start=3356
+  _globals['_GROUNDINGPOLICY']._serialized_end=3472
+  _globals['_RESPONSESTATE']._serialized_start=3475
+  _globals['_RESPONSESTATE']._serialized_end=3637
   _globals['_CHATSPEC']._serialized_start=390
-  _globals['_CHATSPEC']._serialized_end=1277
-  _globals['_CHATSPEC_LABELSENTRY']._serialized_start=1162
-  _globals['_CHATSPEC_LABELSENTRY']._serialized_end=1207
-  _globals['_GROUNDING']._serialized_start=1280
-  _globals['_GROUNDING']._serialized_end=1654
-  _globals['_STREAMCHATREQUEST']._serialized_start=1656
-  _globals['_STREAMCHATREQUEST']._serialized_end=1759
-  _globals['_STREAMCHATRESPONSE']._serialized_start=1762
-  _globals['_STREAMCHATRESPONSE']._serialized_end=1915
-  _globals['_GOINGAWAY']._serialized_start=1917
-  _globals['_GOINGAWAY']._serialized_end=1970
-  _globals['_CHATREQUEST']._serialized_start=1972
-  _globals['_CHATREQUEST']._serialized_end=2069
-  _globals['_CHATRESPONSE']._serialized_start=2071
-  _globals['_CHATRESPONSE']._serialized_end=2128
-  _globals['_ANSWER']._serialized_start=2131
-  _globals['_ANSWER']._serialized_end=2428
-  _globals['_RESUMECHATREQUEST']._serialized_start=2430
-  _globals['_RESUMECHATREQUEST']._serialized_end=2531
-  _globals['_RESUMECHATRESPONSE']._serialized_start=2534
-  _globals['_RESUMECHATRESPONSE']._serialized_end=2687
-  _globals['_CANCELCHATREQUEST']._serialized_start=2689
-  _globals['_CANCELCHATREQUEST']._serialized_end=2766
-  _globals['_CANCELCHATRESPONSE']._serialized_start=2768
-  _globals['_CANCELCHATRESPONSE']._serialized_end=2837
-  _globals['_GETRESPONSEREQUEST']._serialized_start=2839
-  _globals['_GETRESPONSEREQUEST']._serialized_end=2917
-  _globals['_GETRESPONSERESPONSE']._serialized_start=2920
-  _globals['_GETRESPONSERESPONSE']._serialized_end=3140
-  _globals['_CHATSERVICE']._serialized_start=3426
-  _globals['_CHATSERVICE']._serialized_end=3883
+  _globals['_CHATSPEC']._serialized_end=1349
+  _globals['_CHATSPEC_LABELSENTRY']._serialized_start=1234
+  _globals['_CHATSPEC_LABELSENTRY']._serialized_end=1279
+  _globals['_GROUNDING']._serialized_start=1352
+  _globals['_GROUNDING']._serialized_end=1726
+  _globals['_STREAMCHATREQUEST']._serialized_start=1728
+  _globals['_STREAMCHATREQUEST']._serialized_end=1831
+  _globals['_STREAMCHATRESPONSE']._serialized_start=1834
+  _globals['_STREAMCHATRESPONSE']._serialized_end=1987
+  _globals['_GOINGAWAY']._serialized_start=1989
+  _globals['_GOINGAWAY']._serialized_end=2042
+  _globals['_CHATREQUEST']._serialized_start=2044
+  _globals['_CHATREQUEST']._serialized_end=2141
+  _globals['_CHATRESPONSE']._serialized_start=2143
+  _globals['_CHATRESPONSE']._serialized_end=2200
+  _globals['_ANSWER']._serialized_start=2203
+  _globals['_ANSWER']._serialized_end=2500
+  _globals['_RESUMECHATREQUEST']._serialized_start=2502
+  _globals['_RESUMECHATREQUEST']._serialized_end=2603
+  _globals['_RESUMECHATRESPONSE']._serialized_start=2606
+  _globals['_RESUMECHATRESPONSE']._serialized_end=2759
+  _globals['_CANCELCHATREQUEST']._serialized_start=2761
+  _globals['_CANCELCHATREQUEST']._serialized_end=2838
+  _globals['_CANCELCHATRESPONSE']._serialized_start=2840
+  _globals['_CANCELCHATRESPONSE']._serialized_end=2909
+  _globals['_GETRESPONSEREQUEST']._serialized_start=2911
+  _globals['_GETRESPONSEREQUEST']._serialized_end=2989
+  _globals['_GETRESPONSERESPONSE']._serialized_start=2992
+  _globals['_GETRESPONSERESPONSE']._serialized_end=3212
+  _globals['_CHATSERVICE']._serialized_start=3640
+  _globals['_CHATSERVICE']._serialized_end=4097
 # @@protoc_insertion_point(module_scope)

@@ -29,6 +29,40 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _MidstreamPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MidstreamPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MidstreamPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MIDSTREAM_POLICY_UNSPECIFIED: _MidstreamPolicy.ValueType  # 0
+    """Not set: as the route says."""
+    MIDSTREAM_POLICY_FAIL: _MidstreamPolicy.ValueType  # 1
+    """The response fails. What was sent stays."""
+    MIDSTREAM_POLICY_RESTART: _MidstreamPolicy.ValueType  # 2
+    """Another attempt answers from the beginning. With its first content comes a `Restarted`, which voids what was sent."""
+    MIDSTREAM_POLICY_CONTINUE: _MidstreamPolicy.ValueType  # 3
+    """Another attempt goes on where the answer broke off: its text follows on in the same block, behind a `RouteChanged`.
+    Not possible after reasoning or a tool call, for answers in JSON, and on targets that cannot continue a started
+    message of the assistant: there it is FAIL, and the error's metadata says why under "midstream".
+    """
+
+class MidstreamPolicy(_MidstreamPolicy, metaclass=_MidstreamPolicyEnumTypeWrapper):
+    """What happens when an answer breaks off after its first content, by a failure that another attempt may mend."""
+
+MIDSTREAM_POLICY_UNSPECIFIED: MidstreamPolicy.ValueType  # 0
+"""Not set: as the route says."""
+MIDSTREAM_POLICY_FAIL: MidstreamPolicy.ValueType  # 1
+"""The response fails. What was sent stays."""
+MIDSTREAM_POLICY_RESTART: MidstreamPolicy.ValueType  # 2
+"""Another attempt answers from the beginning. With its first content comes a `Restarted`, which voids what was sent."""
+MIDSTREAM_POLICY_CONTINUE: MidstreamPolicy.ValueType  # 3
+"""Another attempt goes on where the answer broke off: its text follows on in the same block, behind a `RouteChanged`.
+Not possible after reasoning or a tool call, for answers in JSON, and on targets that cannot continue a started
+message of the assistant: there it is FAIL, and the error's metadata says why under "midstream".
+"""
+Global___MidstreamPolicy: _TypeAlias = MidstreamPolicy  # noqa: Y015
+
 class _GroundingPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -126,6 +160,7 @@ class ChatSpec(_message.Message):
     DETACH_GRACE_FIELD_NUMBER: _builtins.int
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    MIDSTREAM_POLICY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """An alias of a route ("default", "fast"), or "provider/model". Unset or empty: "default"."""
     system_instruction: _builtins.str
@@ -136,6 +171,8 @@ class ChatSpec(_message.Message):
     """Drop tuning the target cannot honour, with a Notice, instead of refusing. Unset: false."""
     background: _builtins.bool
     """Goes on without a watcher until it ends or `max_duration` passes. Unset: false."""
+    midstream_policy: Global___MidstreamPolicy.ValueType
+    """What happens when the answer breaks off after its first content. Unset: as the route says, FAIL by default."""
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further aliases or "provider/model", tried in order after the route's own targets. At most 8."""
@@ -198,10 +235,11 @@ class ChatSpec(_message.Message):
         detach_grace: _duration_pb2.Duration | None = ...,
         max_duration: _duration_pb2.Duration | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        midstream_policy: Global___MidstreamPolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "grounding", b"grounding", "lenient", b"lenient", "max_duration", b"max_duration", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "midstream_policy", b"midstream_policy", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_language: _TypeAlias = _typing.Literal["answer_language"]  # noqa: Y015
     _WhichOneofArgType__answer_language: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language"]  # noqa: Y015
