@@ -1,0 +1,392 @@
+"""One response under any order of upstream events, faults and client actions: invariants 2 and 3 hold at every step.
+
+The gateway is whole but for grpc: its chat service is called as the dispatcher calls it, and its adapter is one that
+does what the machine says. Time is virtual.
+"""
+
+import asyncio
+import tempfile
+import uuid
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from sluice.chat.v1 import event_pb2 as ev
+from sluice.chat.v1.message_pb2 import Message, MessageRole, Part
+from sluice.chat.v1.usage_pb2 import Usage, UsageSource
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.gateway.v1 import chat_service_pb2 as pb
+from sluice.provider.v1.provider_service_pb2 import GenerateRequest, GenerateResponse
+from sluice_gateway.service import Gateway
+from sluice_kit.auth import LocalAuthenticator
+from sluice_kit.call import Call
+from sluice_kit.errors import SluiceError, make_error
+from sluice_kit.identity import LOCAL_IDENTITY
+from sluice_kit.ports import Send
+from sluice_kit.rpc import Dispatcher
+from sluice_kit.testing import document_of
+
+from .virtual import VirtualLoop
+
+R = ErrorReason
+LIMITS = {"ttft_seconds": 8, "idle_seconds": 8, "total_seconds": 60}
+# They end a watcher, not the response.
+OF_THE_WATCHER = {R.ERROR_REASON_WATCHER_STALLED, R.ERROR_REASON_RESUME_WINDOW_EXPIRED, R.ERROR_REASON_INVALID_REQUEST}
+FAULTS = (
+    R.ERROR_REASON_UPSTREAM_RATE_LIMITED,
+    R.ERROR_REASON_UPSTREAM_OVERLOADED,
+    R.ERROR_REASON_UPSTREAM_UNAVAILABLE,
+    R.ERROR_REASON_UPSTREAM_INVALID_ARGUMENT,
+    R.ERROR_REASON_SERVICE_UNREACHABLE,
+    R.ERROR_REASON_CONTENT_FILTERED,
+)
+
+
+class Attempt:
+    """One attempt as the adapter sees it."""
+
+    def __init__(self) -> None:
+        self.commands: asyncio.Queue[GenerateResponse | Exception | None] = asyncio.Queue()
+        self.text = ""
+        self.running = True
+
+
+class Upstream:
+    """An adapter that does what the machine says."""
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+
+    async def generate(self, request: GenerateRequest, call: Call, send: Send) -> None:
+        attempt = Attempt()
+        self.attempts.append(attempt)
+        try:
+            while (command := await attempt.commands.get()) is not None:
+                if isinstance(command, Exception):
+                    raise command
+                room = send(command)
+                if room is not None:
+                    await room
+        finally:
+            attempt.running = False
+
+    async def close(self) -> None:
+        pass
+
+    @property
+    def current(self) -> Attempt | None:
+        return self.attempts[-1] if self.attempts and self.attempts[-1].running else None
+
+
+class View:
+    """One client: what it was sent, and how its call ended."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.events: list[tuple[int, bytes]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.task: asyncio.Task[None]
+        self.left = False
+
+    async def send(self, message: Any) -> None:
+        await self.open.wait()
+        batch = pb.StreamChatResponse.FromString(message if isinstance(message, bytes) else message.SerializeToString())
+        for offset, event in enumerate(batch.events):
+            self.events.append((batch.first_sequence + offset, event.SerializeToString(deterministic=True)))
+
+    @property
+    def ended(self) -> bool:
+        return self.task.done() and not self.left and not self.task.cancelled()
+
+    @property
+    def reason(self) -> int | None:
+        """Why it failed; None if it ended well."""
+        error = self.task.exception()
+        assert error is None or isinstance(error, SluiceError)
+        return None if error is None else error.reason
+
+
+class OneResponse(RuleBasedStateMachine):
+    """What may happen to one response."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = VirtualLoop()
+        self.folder = tempfile.TemporaryDirectory()
+        self.views: list[View] = []
+        self.upstream = Upstream()
+        self.name = ""
+        self.cancels: list[asyncio.Task[pb.CancelChatResponse]] = []
+        self.deltas = 0
+
+    @initialize(
+        small=st.booleans(),
+        grace=st.sampled_from([None, 0, 3, 30]),
+        background=st.booleans(),
+        limit=st.sampled_from([None, 2, 20]),
+        fallback=st.booleans(),
+    )
+    def ask(self, small: bool, grace: int | None, background: bool, limit: int | None, fallback: bool) -> None:
+        log = {"response_bytes": 400} if small else {}
+        section = {
+            "log": log,
+            "limits": LIMITS,
+            "integrations": {"scripted": {"colocate": True}},
+            "watchers": {"heartbeat_seconds": 2, "stall_seconds": 5, "queue_bytes": 150},
+        }
+        sections = {"providers": {"scripted": {"adapter": "scripted"}}, "state_dir": self.folder.name}
+        document = document_of({**sections, "gateway": section}, Path(self.folder.name))
+        added: dict[str, Any] = {}
+        server = SimpleNamespace(
+            add=lambda service, implementation, *_: added.update({service.name: implementation}),
+            dispatcher=Dispatcher(LocalAuthenticator()),
+            add_generic=lambda *_: None,
+        )
+        self.gateway = Gateway(document)
+
+        async def start() -> None:
+            self.gateway.register(server)  # type: ignore[arg-type]  # takes the services and serves nothing
+            self.gateway._integrations.get("scripted").generator = self.upstream  # type: ignore[assignment]  # as much of it as is used
+            await self.gateway.start()
+
+        self.upstream.start = self._nothing  # type: ignore[attr-defined]  # part of the port
+        self.loop.finish(start())
+        self.chat = added["ChatService"]
+        self.spec = pb.ChatSpec(
+            model="scripted/a",
+            fallbacks=["scripted/b"] if fallback else [],
+            messages=[Message(role=MessageRole.MESSAGE_ROLE_USER, parts=[Part(text="hello")])],
+        )
+        if grace is not None:
+            self.spec.detach_grace.FromSeconds(grace)
+        if limit is not None:
+            self.spec.max_duration.FromSeconds(limit)
+        if background:
+            self.spec.background = True
+        self.request_id = str(uuid.UUID(int=7, version=4))
+        self.repeat()
+        self.loop.advance(0.1)
+        accepted = ev.Event.FromString(self.views[0].events[0][1]).accepted
+        self.name = accepted.response
+        self.response = self.gateway.responses.get(self.name, "local")
+
+    @staticmethod
+    async def _nothing() -> None:
+        pass
+
+    # What clients do.
+
+    def _watch(self, view: View, call: Any) -> None:
+        view.task = self.loop.create_task(call)
+        self.views.append(view)
+        self.loop.spin()
+
+    def _call(self, method: str) -> Call:
+        return Call(f"/sluice.gateway.v1.ChatService/{method}", LOCAL_IDENTITY)
+
+    @rule()
+    def repeat(self) -> None:
+        view = View(0)
+        request = pb.StreamChatRequest(spec=self.spec, request_id=self.request_id)
+        self._watch(view, self.chat.StreamChat(request, self._call("StreamChat"), view.send))
+
+    @rule(after=st.integers(0, 40))
+    def resume(self, after: int) -> None:
+        view = View(after)
+        request = pb.ResumeChatRequest(response=self.name, after_sequence=after)
+        self._watch(view, self.chat.ResumeChat(request, self._call("ResumeChat"), view.send))
+
+    @rule(which=st.integers(0, 100))
+    def leave(self, which: int) -> None:
+        running = [view for view in self.views if not view.task.done()]
+        if running:
+            view = running[which % len(running)]
+            view.left = True
+            view.task.cancel()
+            self.loop.spin()
+
+    @rule(which=st.integers(0, 100))
+    def stop_or_go_on_reading(self, which: int) -> None:
+        view = self.views[which % len(self.views)]
+        if view.open.is_set():
+            view.open.clear()
+        else:
+            view.open.set()
+        self.loop.spin()
+
+    @rule()
+    def cancel(self) -> None:
+        request = pb.CancelChatRequest(response=self.name)
+        self.cancels.append(self.loop.create_task(self.chat.CancelChat(request, self._call("CancelChat"))))
+        self.loop.spin()
+
+    @rule()
+    def describe(self) -> None:
+        request = pb.GetResponseRequest(response=self.name)
+        task = self.loop.create_task(self.chat.GetResponse(request, self._call("GetResponse")))
+        self.loop.spin()
+        described = task.result()
+        assert described.last_sequence == self.response.log.last_sequence
+        assert described.answer.text in {attempt.text[: len(described.answer.text)] for attempt in self._texts()}
+        completed = described.state == pb.ResponseState.RESPONSE_STATE_COMPLETED
+        assert described.answer.HasField("completed") == completed
+        assert described.HasField("error") == (
+            described.state not in (pb.RESPONSE_STATE_RUNNING, pb.RESPONSE_STATE_COMPLETED)
+        )
+
+    @rule(seconds=st.sampled_from([0.01, 0.5, 2.5, 4.0, 9.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.loop.advance(seconds)
+
+    # What the upstream does.
+
+    def _upstream(self, *events: ev.Event) -> None:
+        attempt = self.upstream.current
+        if attempt is not None:
+            attempt.text += "".join(event.text_delta.text for event in events)
+            attempt.commands.put_nowait(GenerateResponse(events=events))
+            self.loop.spin()
+
+    def _texts(self) -> list[Attempt]:
+        return [*self.upstream.attempts, Attempt()]
+
+    def _deltas(self, count: int, size: int) -> list[ev.Event]:
+        made = []
+        for _ in range(count):
+            self.deltas += 1
+            made.append(ev.Event(text_delta=ev.TextDelta(text=f"{self.deltas}{'.' * size} ")))
+        return made
+
+    @rule()
+    def upstream_starts(self) -> None:
+        self._upstream(ev.Event(started=ev.Started(model="m")))
+
+    @rule(count=st.integers(1, 4), size=st.sampled_from([0, 3, 60, 300]))
+    def upstream_writes(self, count: int, size: int) -> None:
+        self._upstream(*self._deltas(count, size))
+
+    @rule(count=st.integers(1, 3))
+    def upstream_starts_and_writes(self, count: int) -> None:
+        self._upstream(ev.Event(started=ev.Started(model="m")), *self._deltas(count, 1))
+
+    @rule(content=st.booleans())
+    def upstream_completes(self, content: bool) -> None:
+        usage = Usage(output_tokens=3, source=UsageSource.USAGE_SOURCE_PROVIDER)
+        done = ev.Event(completed=ev.Completed(usage=usage))
+        self._upstream(*(self._deltas(1, 1) if content else ()), done)
+
+    @rule()
+    def upstream_says_other_things(self) -> None:
+        usage = ev.Event(usage_update=ev.UsageUpdate(usage=Usage(output_tokens=1)))
+        self._upstream(usage, ev.Event(notice=ev.Notice(code=ev.NoticeCode.NOTICE_CODE_NO_MODEL)))
+
+    @rule()
+    def upstream_gives_a_sign_of_life(self) -> None:
+        self._upstream()
+
+    @precondition(lambda self: self.upstream.attempts and len(self.upstream.attempts[-1].text) > 4)
+    @rule(foreign=st.booleans())
+    def upstream_breaks_the_order(self, foreign: bool) -> None:
+        self._upstream(
+            ev.Event(accepted=ev.Accepted(response="x")) if foreign else ev.Event(started=ev.Started(model="m"))
+        )
+
+    @rule(reason=st.sampled_from([*FAULTS, None]))
+    def upstream_fails(self, reason: Any) -> None:
+        attempt = self.upstream.current
+        if attempt is not None:
+            attempt.commands.put_nowait(RuntimeError("defect") if reason is None else make_error(reason, "said so"))
+            self.loop.spin()
+
+    @rule()
+    def upstream_ends(self) -> None:
+        attempt = self.upstream.current
+        if attempt is not None:
+            attempt.commands.put_nowait(None)
+            self.loop.spin()
+
+    # What must hold.
+
+    @invariant()
+    def numbers_have_no_gap_and_events_never_differ(self) -> None:
+        canonical: dict[int, bytes] = {}
+        for view in self.views:
+            assert [number for number, _ in view.events] == list(
+                range(view.after + 1, view.after + 1 + len(view.events))
+            )
+            for number, event in view.events:
+                assert canonical.setdefault(number, event) == event
+        kinds = {number: ev.Event.FromString(event).WhichOneof("kind") for number, event in canonical.items()}
+        completed = [number for number, kind in kinds.items() if kind == "completed"]
+        assert len(completed) <= 1
+        assert not completed or completed[0] == max(canonical)
+        assert all((kind == "accepted") == (number == 1) for number, kind in kinds.items())
+
+    @invariant()
+    def the_text_is_that_of_one_attempt(self) -> None:
+        for view in self.views:
+            if view.after == 0:
+                text = "".join(ev.Event.FromString(event).text_delta.text for _, event in view.events)
+                assert any(attempt.text.startswith(text) for attempt in self._texts())
+
+    @invariant()
+    def status_ok_means_completed(self) -> None:
+        reasons = set()
+        last = self.response.log.last_sequence
+        for view in self.views:
+            if not view.ended or view.reason in OF_THE_WATCHER:
+                continue
+            reasons.add(view.reason)
+            # Every end comes after every event.
+            assert view.after + len(view.events) == last
+            if view.events:
+                kind = ev.Event.FromString(view.events[-1][1]).WhichOneof("kind")
+                assert (kind == "completed") == (view.reason is None)
+        assert len(reasons) <= 1, reasons
+        if reasons:
+            assert not any(attempt.running for attempt in self.upstream.attempts)
+
+    def teardown(self) -> None:
+        try:
+            if self.name:
+                self._end()
+        finally:
+            if hasattr(self, "gateway"):
+                for view in self.views:
+                    view.task.cancel()
+                self.loop.finish(self.gateway.stop())
+            self.loop.run_until_complete(self.loop.shutdown_default_executor())
+            self.loop.close()
+            self.folder.cleanup()
+
+    def _end(self) -> None:
+        """Whatever happened, it ends: silence, the limit of the whole, or its own grace sees to that."""
+        for view in self.views:
+            view.open.set()
+        self.loop.advance(90)
+        assert not any(attempt.running for attempt in self.upstream.attempts)
+        assert all(view.task.done() for view in self.views)
+        self.resume(0)
+        self.loop.advance(1)
+        assert self.views[-1].task.done()
+        self.numbers_have_no_gap_and_events_never_differ()
+        self.status_ok_means_completed()
+        rows = self.loop.finish(self.gateway._ledger.rows("attempts"))
+        assert len(rows) >= len(self.upstream.attempts)
+        assert "running" not in {row["outcome"] for row in rows}
+        for task in self.cancels:
+            task.result()
+
+
+OneResponse.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,  # how long a step takes says nothing
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestOneResponse = OneResponse.TestCase
