@@ -54,7 +54,7 @@ def _text_to_embed(path: str, chunk: Chunk, text: str) -> str:
     symbol = chunk.symbol
     own = symbol.rpartition(" > ")[2] if " " in symbol else symbol.rpartition(".")[2]
     head = " · ".join(filter(None, (_WORD_ENDS.sub(" ", own).strip(), path, symbol)))
-    return f"{head}\n{text}\n{chunk.context}"[:MAX_EMBEDDED_CHARS]
+    return "\n".join(filter(None, (head, text, chunk.context)))[:MAX_EMBEDDED_CHARS]
 
 
 def _point_id(digest: bytes, again: int) -> str:
