@@ -149,6 +149,36 @@ def test_a_question_about_tests_is_known_by_its_words():
     assert not asks_for_tests("what is the latest request")
 
 
+LICENCE = """# Copyright 2016 A Person
+#
+# Licensed under the Teapot License, Version 2.0: you may not pour except in compliance with its conditions.
+# Unless required by applicable law, tea is distributed without warranties or conditions of any kind.
+"""
+
+
+async def test_the_licence_of_every_file_stands_behind_what_the_file_is_about(client, source):
+    for name in ("strainer", "saucer", "spoon"):
+        (source / f"{name}.py").write_text(f"{LICENCE}\nimport {name}s\n\n\ndef polish():\n    return {name}s.shine\n")
+    (source / "lid.py").write_text(
+        f"{LICENCE}\n\ndef steam(lid):\n    # Conditions: the lid is on, and hot.\n    hiss()\n"
+    )
+    await client.index(source)
+
+    def first(passages):
+        return passages[0].path, "Copyright" in passages[0].text
+
+    found = await client.search("under which conditions is there steam without a lid")
+    assert first(found) == ("lid.py", False)
+    assert [passage.score for passage in found] == sorted((passage.score for passage in found), reverse=True)
+    assert not any(
+        "Copyright" in passage.text
+        for passage in (await client.search("applicable conditions for tea in a kettle"))[:1]
+    )
+    assert first(await client.search("conditions of the license"))[1]
+    pinned = await client.search("under which conditions is there steam", pinned_paths=["spoon.py"])
+    assert pinned[0].path == "spoon.py"
+
+
 async def test_a_long_section_is_found_by_its_heading(client, source):
     steps = " ".join(f"Then do step {number} with the kettle and wait for water." for number in range(60))
     (source / "GUIDE.md").write_text(f"# Guide\n\n## Descale the machine\n\n{steps[:1500]}\n")

@@ -31,6 +31,8 @@ class Candidate:
     score: float
     match: "MatchKind.ValueType"
     lines: Sequence[str] = ()
+    apart: bool = False
+    """Whether it is joined with none of its neighbours."""
 
     @property
     def text(self) -> str:
@@ -69,7 +71,7 @@ def _rank(candidate: Candidate) -> tuple[bool, float, str, str, int]:
 
 
 def _are_neighbours(first: Candidate, second: Candidate) -> bool:
-    if second.start_line - first.end_line - 1 > _MAX_GAP_LINES:
+    if first.apart or second.apart or second.start_line - first.end_line - 1 > _MAX_GAP_LINES:
         return False
     return max(first.end_line, second.end_line) - first.start_line < MAX_MERGED_LINES
 

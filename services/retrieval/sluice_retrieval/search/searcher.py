@@ -20,7 +20,15 @@ from sluice_retrieval.records import documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.search.candidates import Candidate, Selection, merge_neighbours
 from sluice_retrieval.search.reranking import Reranker
-from sluice_retrieval.search.standing import BY_MEANING, BY_WORDS, asks_for_tests, tests_behind
+from sluice_retrieval.search.standing import (
+    BY_MEANING,
+    BY_WORDS,
+    asks_for_licences,
+    asks_for_tests,
+    may_begin_with_notice,
+    notice_behind,
+    tests_behind,
+)
 from sluice_retrieval.search.texts import Texts
 from sluice_retrieval.sources.patterns import PathFilter
 from sluice_retrieval.store.base import Generation, Hit, Payload, Query, Store
@@ -85,6 +93,8 @@ class Searcher:
         if not asks_for_tests(request.query):
             found = tests_behind(found, BY_WORDS if words.indices else BY_MEANING)
         selection = Selection(top_k, request.token_budget if request.HasField("token_budget") else None)
+        if not asks_for_licences(request.query):
+            found = [await self._without_notice(candidate, call) for candidate in found]
         merged = merge_neighbours(found)
         if reranked:
             best = [read for one in merged[:reranked] if (read := await self._read(one, call)) is not None]
@@ -96,6 +106,13 @@ class Searcher:
             if selection.full:
                 break
         return [_passage(number, candidate) for number, candidate in enumerate(selection.result(), 1)]
+
+    async def _without_notice(self, candidate: Candidate, call: Call) -> Candidate:
+        """Returns a candidate with its file's licence, if it begins with that, where it belongs."""
+        if not may_begin_with_notice(candidate):
+            return candidate
+        read = await self._read(candidate, call)
+        return candidate if read is None else notice_behind(read)
 
     async def _read(self, candidate: Candidate, call: Call) -> Candidate | None:
         """Returns a candidate with its lines; None if its text is not kept any more."""
