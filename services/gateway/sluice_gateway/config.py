@@ -43,6 +43,14 @@ class RoutePolicy(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=T
     """How often a target is tried again before the next one is."""
     midstream: Literal["fail", "restart", "continue"] = "fail"
     """What happens when an answer breaks off after its first content, where the request does not say."""
+    hedge_seconds: Positive | None = None
+    """When a target has sent no content for so long, the next one is asked beside it, where the request does not say.
+    Unset: it is not."""
+    commit_window_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How long an attempt's content may be held, so that one that is too slow can be given up for another. Content that
+    is fast enough is not held on. 0: never."""
+    min_tokens_per_second: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """An attempt with less than this on average over its commit window is given up. A token is taken for 4 characters."""
 
 
 class RouteConfig(RoutePolicy, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -80,11 +88,21 @@ class BreakerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """It grows no further."""
 
 
+class HedgeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many answers may be asked of two targets at once."""
+
+    share: Share = 0.1
+    """At most this share of those that may be hedged: 0.1 is one in ten. 0: none."""
+    reserve: Positive = 10.0
+    """So many hedges may be saved up, and are there from the start."""
+
+
 class ResilienceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How failures of targets are met; see `docs/resilience.md`."""
 
     retry: RetryConfig = RetryConfig()
     breaker: BreakerConfig = BreakerConfig()
+    hedge: HedgeConfig = HedgeConfig()
 
 
 class PriceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -23,6 +23,8 @@ from sluice_kit.testing import mesh
         ({"listen": "0.0.0.0:0"}, "auth.mode"),
         ({"admission": {"in_flight": 0}}, "in_flight"),
         ({"no_such_setting": 1}, "no such setting"),
+        ({"limits": {"min_tokens_per_second": 5}}, "go together"),
+        ({"routes": {"default": {"targets": ["scripted/echo"], "commit_window_seconds": 1}}}, "go together"),
     ],
 )
 async def test_a_mistake_fails_the_start_with_its_line(gateway: Mapping[str, Any], words: str) -> None:

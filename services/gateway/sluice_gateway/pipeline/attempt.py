@@ -8,7 +8,7 @@ from sluice.chat.v1.target_pb2 import Target
 from sluice.chat.v1.usage_pb2 import Usage
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
-from sluice_gateway.config import TimeLimits
+from sluice_gateway.config import RoutePolicy
 from sluice_gateway.pipeline.relay import Relay
 from sluice_kit.call import Call
 from sluice_kit.errors import Reason, SluiceError, make_error
@@ -27,6 +27,8 @@ _COMPLETED = AttemptOutcome.ATTEMPT_OUTCOME_COMPLETED
 _FAILED = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
 _CANCELLED = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
 _NO_REASON = ErrorReason.ERROR_REASON_UNSPECIFIED
+_CHARS_PER_TOKEN = 4
+"""Of English text and code, about."""
 
 
 class AttemptRecord:
@@ -85,12 +87,13 @@ class AttemptRecord:
 class _Watchdog:
     """Ends an attempt that keeps silent: before its first content after `ttft_seconds`, later after `idle_seconds`.
 
-    One timer, re-armed when it fires; the hot path only notes the time of the last batch.
+    Also one whose content is held to see how fast it comes, if that is too slow. One timer, re-armed when it fires; the
+    hot path only notes the time of the last batch.
     """
 
     __slots__ = ("_limits", "_loop", "_patient", "_relay", "_scope", "_timer", "limit")
 
-    def __init__(self, scope: asyncio.Timeout, relay: Relay, limits: TimeLimits, *, patient: bool) -> None:
+    def __init__(self, scope: asyncio.Timeout, relay: Relay, limits: RoutePolicy, *, patient: bool) -> None:
         """With `patient`, the first content may come at any time, as long as the adapter gives signs of life."""
         self._loop = asyncio.get_running_loop()
         self._scope = scope
@@ -98,35 +101,61 @@ class _Watchdog:
         self._limits = limits
         self._patient = patient
         self.limit = ""
-        self._timer = self._loop.call_at(
-            relay.record.started + min(limits.ttft_seconds, limits.idle_seconds), self._check
-        )
+        first = min(limits.ttft_seconds, limits.idle_seconds)
+        if relay.prove_chars:
+            first = min(first, limits.commit_window_seconds)
+        self._timer = self._loop.call_at(relay.record.started + first, self._check)
 
     def _check(self) -> None:
-        relay, limits = self._relay, self._limits
+        relay, limits, record = self._relay, self._limits, self._relay.record
+        now = self._loop.time()
         name, due = "idle", relay.last_batch + limits.idle_seconds
-        if not relay.committed and not self._patient:
-            first_due = relay.record.started + limits.ttft_seconds
-            # Heartbeats and Started keep a slow thinker alive until its time to first token is over.
-            name, due = ("ttft", first_due)
-        if self._loop.time() >= due:
+        again = due
+        if not relay.committed:
+            if record.ttft is None:
+                if not self._patient:
+                    # Heartbeats and Started keep a slow thinker alive until its time to first token is over.
+                    name, due = "ttft", record.started + limits.ttft_seconds
+                again = min(due, now + limits.commit_window_seconds) if relay.prove_chars else due
+            else:
+                rate_due = record.started + record.ttft + limits.commit_window_seconds
+                name, due = ("rate", rate_due) if rate_due < due else (name, due)
+                again = due
+        if now >= due:
             self.limit = name
-            self._scope.reschedule(self._loop.time())
+            self._scope.reschedule(now)
         else:
-            self._timer = self._loop.call_at(due, self._check)
+            self._timer = self._loop.call_at(again, self._check)
 
     def stop(self) -> None:
         self._timer.cancel()
 
+    def error(self) -> SluiceError:
+        """Returns the failure of an attempt that missed a limit."""
+        target, limits = self._relay.record.target, self._limits
+        if self.limit == "rate":
+            what = f"sent less than {limits.min_tokens_per_second:g} tokens/s for {limits.commit_window_seconds:g} s"
+        else:
+            seconds = limits.ttft_seconds if self.limit == "ttft" else limits.idle_seconds
+            what = f"sent nothing for {seconds:g} s"
+        return make_error(
+            ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT,
+            f"{target.provider}/{target.model} {what}",
+            metadata={"limit": self.limit, "provider": target.provider},
+        )
+
 
 async def run_attempt(
-    generator: Generator, request: GenerateRequest, call: Call, limits: TimeLimits, relay: Relay
+    generator: Generator, request: GenerateRequest, call: Call, limits: RoutePolicy, relay: Relay
 ) -> None:
     """Runs one attempt to its `Completed`. Raises SluiceError for anything else, UPSTREAM_TIMEOUT for a missed limit."""
     loop = asyncio.get_running_loop()
     record = relay.record
     record.started = relay.last_batch = loop.time()
     watchdog: _Watchdog | None = None
+    if limits.min_tokens_per_second > 0 and not request.whole:
+        expected = limits.min_tokens_per_second * limits.commit_window_seconds
+        relay.prove_chars = max(1, int(expected * _CHARS_PER_TOKEN))
     try:
         async with asyncio.timeout(None) as scope:
             if not request.whole:  # a whole answer has no first token; its deadline is its limit
@@ -140,12 +169,7 @@ async def run_attempt(
             raise
         record.outcome = _FAILED
         record.error_reason = ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT
-        seconds = limits.ttft_seconds if watchdog.limit == "ttft" else limits.idle_seconds
-        raise make_error(
-            ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT,
-            f"{record.target.provider}/{record.target.model} sent nothing for {seconds:g} s",
-            metadata={"limit": watchdog.limit, "provider": record.target.provider},
-        ) from None
+        raise watchdog.error() from None
     except asyncio.CancelledError:
         record.outcome = _CANCELLED
         raise

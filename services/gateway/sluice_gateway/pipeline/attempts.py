@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,9 @@ from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import ResilienceConfig
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord, run_attempt
+from sluice_gateway.pipeline.budget import Budget
 from sluice_gateway.pipeline.citations import CitationCollector
+from sluice_gateway.pipeline.hedge import Race, hedge_delay
 from sluice_gateway.pipeline.midstream import (
     CONTINUE,
     RESTART,
@@ -55,6 +58,7 @@ class Means:
     standings: Standings
     config: ResilienceConfig
     catalog: Catalog
+    hedges: Budget
 
 
 class Attempts:
@@ -80,6 +84,9 @@ class Attempts:
         self._template = template
         self._passages = passages
         self._first = first
+        self._targets = deque(job.plan.targets)
+        self._hedge_delay = None if job.whole else hedge_delay(job.spec, job.plan.limits)
+        """When a second target is asked beside the first, in seconds; None: not, or not any more."""
         self._failure: SluiceError | None = None
         self._given_up: tuple[Target, Reason] | None = None
         """The target that the next attempt takes over from, and why."""
@@ -96,15 +103,15 @@ class Attempts:
 
         Raises the failure of the last one, or CIRCUIT_OPEN if none could be made.
         """
-        targets = self._job.plan.targets
-        for target in targets:
+        while self._targets:
+            target = self._targets.popleft()
             if self._first is not None and self._first.target != target:
                 self._pass_over(target)
                 continue
             if self._has_time(target) and (relay := await self._try(target)) is not None:
                 return relay
         if self._failure is None:
-            raise self._means.standings.refusal(targets)
+            raise self._means.standings.refusal(self._job.plan.targets)
         raise self._failure
 
     async def _try(self, target: Target) -> Relay | None:
@@ -118,14 +125,14 @@ class Attempts:
             record = await self._begin(target)
             if record is None:
                 return None
-            relay = self._relay(record)
-            try:
-                await self._attempt(relay)
-            except SluiceError as error:
-                failure = self._failure = error
-                self._given_up = target, error.reason
-            else:
+            if not tried:
+                self._means.standings.retries(target).earn()
+            relay, failure = await self._run(self._relay(record))
+            if failure is None:
                 return relay
+            target = relay.record.target
+            self._failure = failure
+            self._given_up = target, failure.reason
             if relay.committed:
                 self._break_off(relay, failure)
             elif failure.reason == _CONTEXT_TOO_LONG and self._passages:
@@ -139,6 +146,52 @@ class Attempts:
                 return None
             tried += 1
             await asyncio.sleep(wait)
+
+    async def _run(self, relay: Relay) -> tuple[Relay, SluiceError | None]:
+        """Runs an attempt, perhaps with another beside it. Returns the one that counts, and its failure if it failed."""
+        if self._hedge_delay is not None and self._partial is None and self._targets:
+            self._means.hedges.earn()
+            return await Race(
+                relay, self._hedge_delay, attempt=self._attempt, second=self._second, abandon=self._abandon
+            ).run()
+        try:
+            await self._attempt(relay)
+        except SluiceError as error:
+            return relay, error
+        return relay, None
+
+    async def _second(self, race: Race) -> Relay | None:
+        """Puts an attempt at the next target on record, beside the one that runs, if there may be one."""
+        means, first = self._means, self.records[-1]
+        target = next((target for target in self._targets if means.standings.would_admit(target)), None)
+        if target is None or not self._has_time(target) or not means.hedges.spend():
+            return None
+        try:
+            record = await self._begin(target)
+        except SluiceError as error:
+            # The answer that is on its way does not fail for this.
+            log.warning("no hedge", extra={"reason": error.reason_name, "response": self._response.name})
+            return None
+        if record is None:
+            return None
+        relay = self._relay(record)
+        if not race.undecided():
+            self._abandon(relay)
+            return None
+        self._targets.remove(target)
+        self._hedge_delay = None
+        relay.preamble = (
+            _route_changed(record, first.target, ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT),
+            *relay.preamble,
+        )
+        self._response.emit(_hedged(record))
+        return relay
+
+    def _abandon(self, relay: Relay) -> None:
+        relay.record.outcome = _CANCELLED
+        self._means.ledger.attempt_ended(relay.record)
+        if relay.record.probe:
+            self._means.standings.released(relay.record.target)
 
     async def _begin(self, target: Target) -> AttemptRecord | None:
         """Puts an attempt on record. Returns None if the target is to be left alone."""
@@ -160,8 +213,6 @@ class Attempts:
                     standings.released(target)
                 raise
         self.records.append(record)
-        if record.number == 1:
-            standings.retries(target).earn()
         if self._given_up is not None:
             self._response.emit(_route_changed(record, *self._given_up))
             self._given_up = None
@@ -183,7 +234,7 @@ class Attempts:
             restarted = Restarted(attempt_id=record.id, discard_from=self._discard_from)
             relay.preamble = (Event(restarted=restarted),)
         if record.probe:
-            relay.on_commit = lambda: self._means.standings.spoke(record.target)
+            relay.gate = lambda: self._means.standings.spoke(record.target)
         return relay
 
     async def _attempt(self, relay: Relay) -> None:
@@ -222,6 +273,7 @@ class Attempts:
             failure.metadata["midstream"] = partial
             raise failure
         self._partial = partial
+        self._collector = relay.collector
 
     async def _continues(self, target: Target) -> bool:
         """Whether a target goes on with a started message of the assistant, as far as its adapter knows."""
@@ -258,6 +310,17 @@ class Attempts:
 def _route_changed(record: AttemptRecord, previous: Target, reason: Reason) -> Event:
     return Event(
         route_changed=RouteChanged(attempt_id=record.id, target=record.target, reason=reason, previous=previous)
+    )
+
+
+def _hedged(record: AttemptRecord) -> Event:
+    name = f"{record.target.provider}/{record.target.model}"
+    return Event(
+        notice=Notice(
+            code=NoticeCode.NOTICE_CODE_HEDGED,
+            message=f"the first target is slow to begin; {name} is asked, too",
+            metadata={"attempt_id": record.id, "target": name},
+        )
     )
 
 

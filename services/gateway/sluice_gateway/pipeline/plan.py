@@ -26,11 +26,13 @@ class Planner:
         self._integrations = integrations
         self._limits = config.limits
         self._default = config.default_route
+        _check_policy(document, "gateway.limits", config.limits)
         self._routes: dict[str, tuple[tuple[Target, ...], RouteConfig]] = {}
         for alias, route in sorted(config.routes.items()):
             path = f"gateway.routes.{alias}"
             if "/" in alias or not alias:
                 raise document.error(path, "an alias must not be empty or hold a slash")
+            _check_policy(document, path, route)
             targets = []
             for text in route.targets:
                 target = parse_target(text)
@@ -86,6 +88,11 @@ class Planner:
             f"no route '{name}'; name a route ({aliases}) or provider/model",
             metadata={"model": name},
         )
+
+
+def _check_policy(document: ConfigDocument, path: str, policy: RoutePolicy) -> None:
+    if (policy.commit_window_seconds > 0) != (policy.min_tokens_per_second > 0):
+        raise document.error(path, "commit_window_seconds and min_tokens_per_second go together")
 
 
 def parse_target(text: str) -> Target | None:

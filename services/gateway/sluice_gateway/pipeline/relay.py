@@ -34,9 +34,11 @@ class Relay:
         "committed",
         "completed",
         "first_sequence",
+        "gate",
         "last_batch",
-        "on_commit",
+        "lost",
         "preamble",
+        "prove_chars",
         "record",
         "tail",
     )
@@ -50,8 +52,12 @@ class Relay:
         self.collector = collector
         """What the answer cites; None where it was given nothing to cite."""
         self.committed = False
-        self.on_commit: Callable[[], None] | None = None
-        """Is called with the first content."""
+        self.gate: Callable[[], bool] | None = None
+        """Is asked with the first content whether it may be shown; no means that another attempt was faster."""
+        self.lost = False
+        """Whether it was."""
+        self.prove_chars = 0
+        """Content is held until there is so much of it, or the attempt is complete; 0: it is not held."""
         self.preamble: tuple[Event, ...] = ()
         """Events of the gateway's own that come with the first content, before it."""
         self.first_sequence = 0
@@ -116,11 +122,16 @@ class Relay:
                 return self._response.room() if behind else None
             return self._pass_on([event for event in events if not _is_kept_back(event)])
         self._held.extend(event for event in events if not _is_kept_back(event))
-        if not content:
+        if self.prove_chars:
+            if record.ttft is None or (record.output_bytes < self.prove_chars and self.completed is None):
+                return None
+        elif not content:
+            return None
+        if self.gate is not None and not self.gate():
+            self.lost = True
+            self._held.clear()
             return None
         self.committed = True
-        if self.on_commit is not None:
-            self.on_commit()
         self.first_sequence = self._response.log.last_sequence + 1
         held, self._held = [*self.preamble, *self._held], []
         return self._pass_on(held)
@@ -139,6 +150,8 @@ class Relay:
 
     def check_completed(self) -> None:
         """Is called when the attempt has ended without an error: raises unless it ended with its `Completed`."""
+        if self.lost:
+            raise asyncio.CancelledError  # it was cancelled, and ended before it could be told
         if self.completed is None:
             raise self._violation("ended without saying so")
         if not self.committed:

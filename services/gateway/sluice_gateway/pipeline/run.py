@@ -16,6 +16,7 @@ from sluice_gateway.config import ResilienceConfig
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.attempts import Attempts, Means
+from sluice_gateway.pipeline.budget import Budget
 from sluice_gateway.pipeline.ground import ground, template_for
 from sluice_gateway.pipeline.plan import Plan
 from sluice_gateway.pipeline.prompts import Template
@@ -62,7 +63,8 @@ class Pipeline:
         self._ledger = ledger
         self.standings = Standings(resilience)
         """What recent attempts say of each target."""
-        self._means = Means(integrations, ledger, prices, self.standings, resilience, catalog)
+        hedges = Budget(resilience.hedge.share, resilience.hedge.reserve)
+        self._means = Means(integrations, ledger, prices, self.standings, resilience, catalog, hedges)
 
     async def run(self, response: Response, job: Job) -> None:
         """Makes one answer and ends the response, however it goes. Never raises."""

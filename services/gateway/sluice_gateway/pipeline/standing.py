@@ -128,9 +128,10 @@ class Standings:
         standing.breaker.released()
         shared.breaker.released()
 
-    def spoke(self, target: Target) -> None:
-        """Is told of the first content of a probe: the target is back, however long its answer still takes."""
+    def spoke(self, target: Target) -> bool:
+        """Is told of the first content of a probe: the target is back, however long its answer still takes. True."""
         self._succeeded(target, *self._of(target))
+        return True
 
     def ended(self, record: AttemptRecord) -> None:
         """Is told how an attempt ended."""

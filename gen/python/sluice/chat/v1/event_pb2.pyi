@@ -69,6 +69,10 @@ class _NoticeCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeCode
     """Best-effort grounding failed; the answer is not grounded."""
     NOTICE_CODE_NO_MODEL: _NoticeCode.ValueType  # 4
     """No model was used: the answer quotes the passages."""
+    NOTICE_CODE_HEDGED: _NoticeCode.ValueType  # 5
+    """A second target was asked beside the first, which is slow to begin; the first content wins. Its metadata names the
+    attempt ("attempt_id") and the target ("target").
+    """
 
 class NoticeCode(_NoticeCode, metaclass=_NoticeCodeEnumTypeWrapper):
     """What a notice is about."""
@@ -83,6 +87,10 @@ NOTICE_CODE_UNGROUNDED: NoticeCode.ValueType  # 3
 """Best-effort grounding failed; the answer is not grounded."""
 NOTICE_CODE_NO_MODEL: NoticeCode.ValueType  # 4
 """No model was used: the answer quotes the passages."""
+NOTICE_CODE_HEDGED: NoticeCode.ValueType  # 5
+"""A second target was asked beside the first, which is slow to begin; the first content wins. Its metadata names the
+attempt ("attempt_id") and the target ("target").
+"""
 Global___NoticeCode: _TypeAlias = NoticeCode  # noqa: Y015
 
 @_typing.final

@@ -161,6 +161,7 @@ class ChatSpec(_message.Message):
     MAX_DURATION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     MIDSTREAM_POLICY_FIELD_NUMBER: _builtins.int
+    HEDGE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """An alias of a route ("default", "fast"), or "provider/model". Unset or empty: "default"."""
     system_instruction: _builtins.str
@@ -217,6 +218,10 @@ class ChatSpec(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Short pairs for the ledger, at most 16; keys of 1 to 64 and values of up to 256 characters."""
 
+    @_builtins.property
+    def hedge(self) -> Global___Hedge:
+        """Whether a second target is asked beside one that is slow to begin. Unset: as the route says, no by default."""
+
     def __init__(
         self,
         *,
@@ -236,10 +241,11 @@ class ChatSpec(_message.Message):
         max_duration: _duration_pb2.Duration | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         midstream_policy: Global___MidstreamPolicy.ValueType = ...,
+        hedge: Global___Hedge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "grounding", b"grounding", "lenient", b"lenient", "max_duration", b"max_duration", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "grounding", b"grounding", "hedge", b"hedge", "lenient", b"lenient", "max_duration", b"max_duration", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "midstream_policy", b"midstream_policy", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "hedge", b"hedge", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "midstream_policy", b"midstream_policy", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_language: _TypeAlias = _typing.Literal["answer_language"]  # noqa: Y015
     _WhichOneofArgType__answer_language: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language"]  # noqa: Y015
@@ -259,6 +265,33 @@ class ChatSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__system_instruction) -> _WhichOneofReturnType__system_instruction | None: ...
 
 Global___ChatSpec: _TypeAlias = ChatSpec  # noqa: Y015
+
+@_typing.final
+class Hedge(_message.Message):
+    """Asks the next target, too, when the first is slow to begin. The first content wins, and the other attempt is
+    cancelled at once; what both used is accounted for. Only for streamed answers that nobody reads in the background,
+    only once for each response, and only while hedges are a small share of all answers.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELAY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delay(self) -> _duration_pb2.Duration:
+        """How long the first target may be without content, at most 10 minutes. 0: it is not hedged, whatever the route says."""
+
+    def __init__(
+        self,
+        *,
+        delay: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hedge: _TypeAlias = Hedge  # noqa: Y015
 
 @_typing.final
 class Grounding(_message.Message):
