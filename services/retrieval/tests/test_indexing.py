@@ -128,7 +128,8 @@ async def test_traps_are_skipped_and_nothing_outside_is_read(client, source, tmp
     (source / "huge_line.txt").write_bytes(b"x" * 100_000)
     (source / "no_end.txt").write_bytes(b"no line end")
     (source / "blank.txt").write_bytes(b"\n\n \n")
-    (source / "name with spaces\nand more.txt").write_text("odd name\n")
+    (source / "name with spaces.txt").write_text("odd name\n")
+    (source / "two\nlines.txt").write_text("a name that cannot be shown\n")
     (source / "Case.txt").write_text("upper\n")
     (source / "case.txt").write_text("lower\n")
     with open(os.fsencode(source) + b"/bad-\xff.txt", "w") as file:  # noqa: PTH123, ASYNC230  # a name that is no text
