@@ -52,6 +52,10 @@ def models(
             show_default=False,
         ),
     ] = "",
+    refresh: Annotated[
+        bool,
+        typer.Option("--refresh", help="Ask anew, instead of what the gateway remembers.", show_default=False),
+    ] = False,
     as_json: Json = False,
     address: Address = None,
     key: Key = None,
@@ -65,7 +69,7 @@ def models(
     async def work(client: "SluiceClient") -> None:
         found: list[IntegrationModel] = []
         missing: dict[str, UnreachableIntegration] = {}
-        async for page in client.list_models(integration).pages():
+        async for page in client.list_models(integration, refresh=refresh).pages():
             found.extend(page.models)
             missing.update((one.integration, one) for one in page.unreachable)
         chosen = [one for one in found if _is_wanted(one, wanted, find)]

@@ -32,13 +32,14 @@ from sluice_client.reader import StreamingCall
 from sluice_client.sign_in import SignInCalls
 from sluice_client.streams import ChatStream
 from sluice_client.tasks import TaskCalls
+from sluice_client.usage import UsageCalls
 from sluice_kit.errors import SluiceError
 
 DETACH_GRACE_SECONDS: Final = 30.0
 """How long a response waits for its watcher to come back, where the client resumes and the request says nothing."""
 
 
-class SluiceClient(CorpusCalls, SignInCalls, TaskCalls):
+class SluiceClient(CorpusCalls, SignInCalls, TaskCalls, UsageCalls):
     """A client of one gateway.
 
     `address` is `host:port` or `unix:/path`. `key` is sent as `authorization: Bearer …` with every call. `tls` is True
@@ -117,11 +118,16 @@ class SluiceClient(CorpusCalls, SignInCalls, TaskCalls):
         """Returns a response as far as it is."""
         return await self.unary(self.stub(ChatServiceStub).GetResponse, chat_pb.GetResponseRequest(response=response))
 
-    def list_models(self, integration: str = "") -> "Pager[model_pb.ListModelsResponse, model_pb.IntegrationModel]":
-        """Lists the models of every integration, or of one. Its pages name the integrations that did not answer."""
+    def list_models(
+        self, integration: str = "", *, refresh: bool = False
+    ) -> "Pager[model_pb.ListModelsResponse, model_pb.IntegrationModel]":
+        """Lists the models of every integration, or of one. Its pages name the integrations that did not answer.
+
+        With `refresh` they are asked anew, instead of what the gateway remembers for a short while.
+        """
 
         async def fetch(token: str) -> model_pb.ListModelsResponse:
-            request = model_pb.ListModelsRequest(integration=integration, page_token=token)
+            request = model_pb.ListModelsRequest(integration=integration, page_token=token, refresh=refresh)
             return await self.unary(self.stub(ModelServiceStub).ListModels, request)
 
         return Pager(fetch, lambda page: page.models)

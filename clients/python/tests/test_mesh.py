@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
+from sluice.gateway.v1 import usage_service_pb2 as usage_pb
 from sluice.provider.v1 import provider_service_pb2 as provider_pb
 from sluice_client import RetryPolicy, SluiceClient, question
 from sluice_kit.errors import CancelledByOwnerError, DeadlineError, InvalidRequestError, NotFoundError
@@ -112,7 +114,7 @@ async def test_two_with_one_request_id_share_one_response(gateway: Mesh) -> None
 
 async def test_models_routes_and_integrations(gateway: Mesh) -> None:
     async with SluiceClient(gateway.address) as client:
-        names = [one.name async for one in client.list_models()]
+        names = [one.name async for one in client.list_models(refresh=True)]
         assert "scripted/text" in names
         assert (await client.get_model("scripted/text")).integration == "scripted"
         assert (await client.list_routes()).default_alias == "default"
@@ -151,3 +153,20 @@ async def test_failures_have_their_types(gateway: Mesh) -> None:
         with pytest.raises(InvalidRequestError) as caught:
             await client.chat(chat_pb.ChatSpec())
         assert caught.value.violations[0].field == "spec.messages"
+
+
+async def test_usage_adds_up(gateway: Mesh) -> None:
+    async with SluiceClient(gateway.address) as client:
+        for script in ("text?tokens=2", "text?tokens=3"):
+            await client.chat(scripted(script))
+        model = usage_pb.USAGE_DIMENSION_MODEL
+        start = datetime.now(UTC) - timedelta(hours=1)
+        pager = client.query_usage(start, granularity=usage_pb.USAGE_GRANULARITY_WEEK, group_by=[model], page_size=1)
+        assert [(row.model, row.figures.completed) for row in await pager.all()] == [
+            ("text?tokens=2", 1),
+            ("text?tokens=3", 1),
+        ]
+        first = await anext(pager.pages())
+        assert first.totals.requests == 2
+        with pytest.raises(ValueError, match="time zone"):
+            client.query_usage(start.replace(tzinfo=None))

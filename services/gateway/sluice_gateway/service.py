@@ -8,6 +8,7 @@ from sluice.gateway.v1 import (
     embedding_service_pb2,
     integration_service_pb2,
     model_service_pb2,
+    usage_service_pb2,
 )
 from sluice_gateway import forward
 from sluice_gateway.catalog import Catalog
@@ -24,6 +25,7 @@ from sluice_gateway.services.chat import ChatService
 from sluice_gateway.services.embeddings import EmbeddingService
 from sluice_gateway.services.integrations import IntegrationService
 from sluice_gateway.services.models import ModelService
+from sluice_gateway.services.usage import UsageService
 from sluice_kit.auth import internal_authenticator, public_authenticator
 from sluice_kit.channels import ChannelPool
 from sluice_kit.config import AuthConfig, ConfigDocument, ServerConfig, check_listeners
@@ -67,6 +69,7 @@ class Gateway:
         planner = Planner(self._document, config, self._integrations)
         peer = channels.get(config.retrieval.address) if config.retrieval is not None else None
         self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
+        server.add(usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"], UsageService(self._ledger.usage))
         self.catalog = Catalog(self._integrations, config.catalog)
         self.pipeline = Pipeline(
             self._integrations, Retrieval(peer), self._ledger, self._prices, config.resilience, self.catalog

@@ -9,14 +9,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import ColumnElement, Connection, bindparam, create_engine, event, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.pool import NullPool
 
 from sluice.chat.v1 import event_pb2, usage_pb2
+from sluice_gateway.records.migrate import prepare
 from sluice_gateway.records.schema import Keys, attempts, first_key, metadata, responses
+from sluice_gateway.records.usage import UsageReader
 from sluice_gateway.records.writer import Row, Statement, Writer
 from sluice_kit.errors import SluiceError, reason_name
 
@@ -65,8 +67,32 @@ class Claim:
     reason: str
 
 
+class Request(Protocol):
+    """What attempts are made for, as their rows name it."""
+
+    @property
+    def row_key(self) -> int:
+        """Key that the rows of its attempts have in common."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose it is."""
+
+    @property
+    def operation(self) -> str:
+        """`chat`, `embed` or `rerank`."""
+
+    @property
+    def conversation(self) -> str:
+        """Resource name of the conversation it belongs to. Empty: none."""
+
+    @property
+    def labels(self) -> str:
+        """Its labels, as `labels_text` writes them."""
+
+
 class Ledger:
-    """Responses and attempts in a database. Make it inside the event loop."""
+    """Responses and attempts in a database. Make it inside the event loop. Raises ConfigError for a newer program's."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +101,7 @@ class Ledger:
             f"sqlite:///{path}", paramstyle="named", poolclass=NullPool, connect_args={"check_same_thread": False}
         )
         event.listen(self._engine, "connect", _pragmas)
-        metadata.create_all(self._engine)
+        prepare(self._engine, path)
         self._insert_response = Statement(self._engine, insert(responses))
         self._insert_attempt = Statement(self._engine, insert(attempts))
         self._claim = Statement(self._engine, upsert(responses).on_conflict_do_nothing())
@@ -93,6 +119,8 @@ class Ledger:
         )
         self._keys = Keys()
         self._writer = Writer(self._engine)
+        self.usage = UsageReader(path, self._writer.flush)
+        """Sums over the attempts."""
 
     async def recover(self) -> None:
         """Ends what a crash left open: responses as RESPONSE_LOST, attempts with what they are known to have used."""
@@ -100,6 +128,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Writes what is queued and closes the database."""
+        await self.usage.close()
         await self._writer.close()
         self._engine.dispose()
 
@@ -117,9 +146,9 @@ class Ledger:
             return None
         return self._writer.run(lambda connection: _first_claim(connection, _CLAIM.where(*_same_request(row))))
 
-    async def attempt_started(self, response: "Response", attempt: "AttemptRecord") -> None:
+    async def attempt_started(self, request: Request, attempt: "AttemptRecord") -> None:
         """Commits an attempt's row. Raises STORE_UNAVAILABLE."""
-        await self._writer.write((self._insert_attempt, self._attempt_row(response, attempt)))
+        await self._writer.write((self._insert_attempt, self._attempt_row(request, attempt)))
 
     def attempt_ended(self, attempt: "AttemptRecord") -> None:
         """Writes what an attempt used and how it ended."""
@@ -135,6 +164,7 @@ class Ledger:
         self, response: "Response", method: str, request_id: str, model: str, labels: Mapping[str, str]
     ) -> Row:
         """Returns a response's row as it is when it is accepted."""
+        response.labels = labels_text(labels)
         return {
             "key": response.row_key,
             "id": response.id,
@@ -145,21 +175,24 @@ class Ledger:
             "request_id": request_id.lower() or None,
             "fingerprint": response.fingerprint.hex(),
             "model": model,
-            "labels": json.dumps(dict(labels), sort_keys=True) if labels else "{}",
+            "labels": response.labels,
             "state": response.state.value,
             "reason": "",
             "accept_ns": response.accept_time_ns,
             "end_ns": None,
         }
 
-    def _attempt_row(self, response: "Response", attempt: "AttemptRecord") -> Row:
+    def _attempt_row(self, request: Request, attempt: "AttemptRecord") -> Row:
         now = time.time_ns()
         attempt.key = self._keys.next(now)
         return {
             "key": attempt.key,
             "id": attempt.id,
-            "response_key": response.row_key,
-            "tenant": response.tenant,
+            "response_key": request.row_key,
+            "tenant": request.tenant,
+            "operation": request.operation,
+            "conversation": request.conversation,
+            "labels": request.labels,
             "number": attempt.number,
             "provider": attempt.target.provider,
             "model": attempt.target.model,
@@ -180,6 +213,11 @@ class Ledger:
         """Returns every row of a table, for tests and checks."""
         query = select(metadata.tables[table])
         return self._writer.run(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """Returns labels as rows hold them."""
+    return json.dumps(dict(labels), sort_keys=True) if labels else "{}"
 
 
 def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:

@@ -50,9 +50,16 @@ attempts = Table(
     Column("id", String(36), nullable=False),
     Column("response_key", BigInteger, nullable=False),
     Column("tenant", String(128), nullable=False),
+    # What was asked for: "chat", "embed" or "rerank".
+    Column("operation", String(16), nullable=False, server_default="chat"),
+    # Empty: the response belongs to no conversation.
+    Column("conversation", String(128), nullable=False, server_default=""),
+    # Those of the request, as a JSON object of texts.
+    Column("labels", Text, nullable=False, server_default="{}"),
     Column("number", Integer, nullable=False),
     Column("provider", String(64), nullable=False),
     Column("model", String(256), nullable=False),
+    # "running", "completed", "failed", "cancelled"; "cached" is no attempt but an answer that made one unnecessary.
     Column("outcome", String(16), nullable=False),
     Column("reason", String(64), nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
@@ -60,13 +67,16 @@ attempts = Table(
     Column("output_tokens", BigInteger, nullable=False),
     Column("reasoning_tokens", BigInteger, nullable=False),
     Column("usage_source", String(16), nullable=False),
-    # Null: no price is configured for the target.
+    # Null: no price is configured for the target, or its vendor counts no tokens.
     Column("cost_nano_usd", BigInteger),
     Column("start_ns", BigInteger, nullable=False),
     # Null: no content came.
     Column("ttft_us", BigInteger),
     Column("duration_us", BigInteger),
 )
+
+# A tenant's rows of a range of time. New ones go to the end of their tenant's, so a commit touches one page more.
+ATTEMPTS_OF_TENANT: Final = Index("attempts_tenant", attempts.c.tenant, attempts.c.key)
 
 _MILLISECOND_BITS: Final = 20
 

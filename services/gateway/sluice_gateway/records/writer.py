@@ -121,6 +121,10 @@ class Writer:
             raise _unavailable(error) from None
         return result
 
+    def flush(self) -> None:
+        """Writes what is queued, so that whoever reads now sees it. What cannot be written is tried again later."""
+        self._flush()
+
     async def close(self) -> None:
         """Writes what is queued and gives the database back."""
         self._checkpoint.cancel()

@@ -60,6 +60,7 @@ class Response:
         "accept_time_ns",
         "background",
         "cancelling",
+        "conversation",
         "done",
         "end_time",
         "error",
@@ -68,6 +69,7 @@ class Response:
         "id",
         "identity",
         "key",
+        "labels",
         "log",
         "row_key",
         "state",
@@ -94,6 +96,10 @@ class Response:
         self.fingerprint = b""
         self.row_key = row_key
         """Key of its row in the ledger."""
+        self.conversation = ""
+        """Resource name of the conversation it belongs to. Empty: none."""
+        self.labels = "{}"
+        """Those of the request, as rows of the ledger hold them."""
         self.log = ResponseLog(log_bytes, self.name)
         self.state = State.RUNNING
         self.error: SluiceError | None = None
@@ -117,6 +123,11 @@ class Response:
     def name(self) -> str:
         """Its resource name."""
         return f"responses/{self.id}"
+
+    @property
+    def operation(self) -> str:
+        """What it is called in the ledger."""
+        return "chat"
 
     @property
     def tenant(self) -> str:

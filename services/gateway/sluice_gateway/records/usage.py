@@ -1,0 +1,246 @@
+"""Sums over the ledger's attempts, computed by the database in threads of their own.
+
+The write-ahead log lets them read beside the writer. SQLite gives the interpreter's lock away while it computes, and
+few rows come out, so the event loop goes on undisturbed, however many rows are added up.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    Executable,
+    Integer,
+    Select,
+    String,
+    cast,
+    create_engine,
+    func,
+    literal,
+    select,
+    tuple_,
+)
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice_gateway.records.schema import attempts, first_key
+from sluice_kit.errors import DeadlineError, LimitError, SluiceError, make_error
+
+PERIODS: Final = ("", "day", "week", "month")
+"""How time may be divided; empty: not at all."""
+DIMENSIONS: Final = ("tenant", "provider", "model", "conversation", "operation")
+"""Columns that rows may be told apart by, in this order."""
+SOURCES: Final = ("provider", "estimated", "partial")
+"""Where counts of tokens come from."""
+_THREADS: Final = 2
+_MAX_WAITING: Final = 16
+_SECONDS: Final = 20.0
+"""Longest that the database may compute. A long read also keeps the write-ahead log from being cut back."""
+_INTERRUPT_SECONDS: Final = 0.05
+_LOCKED_SECONDS: Final = 2.0
+_DAY_NS: Final = 86_400 * 10**9
+_WEEKDAY_OF_1970: Final = 3
+"""The first day of 1970 was a Thursday: three days after Monday."""
+
+Place: TypeAlias = tuple[int | str, ...]
+"""Where a row stands among the others: its period, then what it is told apart by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to add up. Times are nanoseconds since 1970 and the end is not included."""
+
+    start_ns: int
+    end_ns: int
+    tenant: str | None
+    """None: all of them."""
+    period: str = ""
+    dimensions: tuple[str, ...] = ()
+    """Some of DIMENSIONS, in their order."""
+    label_keys: tuple[str, ...] = ()
+
+
+class Sums(NamedTuple):
+    """One row of sums, or the totals."""
+
+    place: Place
+    """Day since 1970 on which the period begins (0 where time is not divided), and the values of the dimensions and the
+    labels. Empty for totals."""
+    numbers: Mapping[str, int]
+    """`requests`, `attempts`, `cost`, `unpriced`, the outcomes, and for each source `SOURCE_attempts`, `SOURCE_input`,
+    `SOURCE_cached_input`, `SOURCE_output` and `SOURCE_reasoning`."""
+
+
+_OUTCOMES: Final = ("completed", "failed", "cancelled", "running", "cached")
+
+
+class UsageReader:
+    """Answers queries. Make it inside the event loop; `flush` has the writer write what is queued."""
+
+    def __init__(self, path: Path, flush: Callable[[], None]) -> None:
+        self._engine: Engine = create_engine("sqlite://", creator=lambda: _open(path), poolclass=NullPool)
+        self._flush = flush
+        self._threads = ThreadPoolExecutor(_THREADS, "sluice-usage")
+        self._running = 0
+
+    async def rows(self, query: Query, after: Place | None, limit: int) -> Sequence[Sums]:
+        """Returns at most so many rows in the order of their places, those after one of them.
+
+        Raises TOO_MANY_IN_FLIGHT, DEADLINE_EXCEEDED or STORE_UNAVAILABLE.
+        """
+        statement, names = _grouped(query)
+        rows = statement.subquery()
+        keys = [rows.c[name] for name in names]
+        chosen = select(rows).order_by(*keys).limit(limit)
+        if after is not None:
+            chosen = chosen.where(tuple_(*keys) > tuple_(*(literal(value) for value in after)))
+        return [_sums(row, names) for row in await self._run(chosen)]
+
+    async def totals(self, query: Query) -> Sums:
+        """Returns the sums over everything. Raises as `rows` does."""
+        [row] = await self._run(select(*_figures()).where(*_range(query)))
+        return _sums(row, ())
+
+    async def close(self) -> None:
+        """Ends what runs."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        self._engine.dispose()
+
+    async def _run(self, statement: Executable) -> Sequence[Mapping[str, Any]]:
+        if self._running >= _MAX_WAITING:
+            raise LimitError("the gateway answers as many queries of its records as it may", retry_after=1.0)
+        self._flush()
+        reading = _Reading(self._engine, statement)
+        loop = asyncio.get_running_loop()
+        self._running += 1
+        try:
+            work = loop.run_in_executor(self._threads, reading.run)
+            try:
+                async with asyncio.timeout(_SECONDS):
+                    return await asyncio.shield(work)
+            except TimeoutError:
+                raise DeadlineError("this takes too long to add up; ask for a shorter time") from None
+            finally:
+                await reading.stop(work)
+        except SQLAlchemyError as error:
+            raise _unavailable(error) from None
+        finally:
+            self._running -= 1
+
+
+class _Reading:
+    """One statement in a thread, which can be stopped from the loop's."""
+
+    def __init__(self, engine: Engine, statement: Executable) -> None:
+        self._engine = engine
+        self._statement = statement
+        self._driver: sqlite3.Connection | None = None
+        self._stopped = False
+
+    def run(self) -> Sequence[Mapping[str, Any]]:
+        if self._stopped:
+            return []
+        with self._engine.connect() as connection:
+            self._driver = connection.connection.dbapi_connection  # type: ignore[assignment]  # the driver's own
+            try:
+                return [dict(row) for row in connection.execute(self._statement).mappings()]
+            finally:
+                self._driver = None
+
+    async def stop(self, work: "asyncio.Future[Any]") -> None:
+        """Returns when the thread is done with it, which it soon is."""
+        self._stopped = True
+        while not work.done():
+            driver = self._driver
+            if driver is not None:
+                with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed in this very moment
+                    driver.interrupt()
+            # It may have been between two statements, where there was nothing to interrupt.
+            await asyncio.wait((work,), timeout=_INTERRUPT_SECONDS)
+        if not work.cancelled():
+            work.exception()  # known to whoever waited
+
+
+def _grouped(query: Query) -> tuple[Select[Any], list[str]]:
+    """Returns the sums by group, and the names of the columns that make a place."""
+    place: list[ColumnElement[Any]] = [_period(query.period).label("period")]
+    place += [attempts.c[name].label(name) for name in query.dimensions]
+    place += [_label(key).label(f"label_{number}") for number, key in enumerate(query.label_keys)]
+    statement = select(*place, *_figures()).where(*_range(query)).group_by(*(column.name for column in place))
+    return statement, [column.name for column in place]
+
+
+def _range(query: Query) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [
+        # Keys grow with time and are never behind it. They may be a little ahead, where the clock was set back.
+        attempts.c.key >= first_key(query.start_ns),
+        attempts.c.key < first_key(query.end_ns + _DAY_NS),
+        attempts.c.start_ns >= query.start_ns,
+        attempts.c.start_ns < query.end_ns,
+    ]
+    if query.tenant is not None:
+        conditions.append(attempts.c.tenant == query.tenant)
+    return conditions
+
+
+def _period(period: str) -> ColumnElement[int]:
+    """Returns the day since 1970 on which an attempt's period began."""
+    day = attempts.c.start_ns // _DAY_NS
+    if period == "day":
+        return day
+    if period == "week":
+        return day - (day + _WEEKDAY_OF_1970) % 7
+    if period == "month":
+        seconds = attempts.c.start_ns // 10**9
+        return cast(func.strftime("%s", seconds, "unixepoch", "start of month", type_=String), Integer) // 86_400
+    return literal(0)
+
+
+def _label(key: str) -> ColumnElement[str]:
+    entries = func.json_each(attempts.c.labels).table_valued("key", "value")
+    value = select(entries.c.value).where(entries.c.key == key).correlate(attempts).scalar_subquery()
+    return func.coalesce(value, "")
+
+
+def _figures() -> list[ColumnElement[int]]:
+    outcome, source = attempts.c.outcome, attempts.c.usage_source
+    is_attempt = outcome != "cached"
+    columns: list[ColumnElement[int]] = [
+        func.count(attempts.c.response_key.distinct()).label("requests"),
+        func.count().filter(is_attempt).label("attempts"),
+        func.coalesce(func.sum(attempts.c.cost_nano_usd), 0).label("cost"),
+        func.count().filter(is_attempt, outcome != "running", attempts.c.cost_nano_usd.is_(None)).label("unpriced"),
+    ]
+    columns += [func.count().filter(outcome == name).label(name) for name in _OUTCOMES]
+    for one in SOURCES:
+        columns.append(func.count().filter(is_attempt, source == one).label(f"{one}_attempts"))
+        for kind in ("input", "cached_input", "output", "reasoning"):
+            total = func.sum(attempts.c[f"{kind}_tokens"]).filter(source == one)
+            columns.append(func.coalesce(total, 0).label(f"{one}_{kind}"))
+    return columns
+
+
+def _sums(row: Mapping[str, Any], names: Sequence[str]) -> Sums:
+    return Sums(tuple(row[name] for name in names), {name: row[name] for name in row if name not in names})
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # It is stopped from another thread than the one that reads.
+    connection = sqlite3.connect(path, check_same_thread=False, timeout=_LOCKED_SECONDS)
+    connection.execute("PRAGMA query_only=1")
+    return connection
+
+
+def _unavailable(error: SQLAlchemyError) -> SluiceError:
+    kind = type(error).__name__
+    return make_error(
+        ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, f"the gateway cannot read its records ({kind})", retry_after=1.0
+    )
