@@ -52,6 +52,7 @@ class Attempt:
     def __init__(self) -> None:
         self.commands: asyncio.Queue[GenerateResponse | Exception | None] = asyncio.Queue()
         self.text = ""
+        self.started = False
         self.running = True
 
 
@@ -195,7 +196,11 @@ class OneResponse(RuleBasedStateMachine):
         request = pb.StreamChatRequest(spec=self.spec, request_id=self.request_id)
         self._watch(view, self.chat.StreamChat(request, self._call("StreamChat"), view.send))
 
-    @rule(after=st.integers(0, 40))
+    @rule(back=st.integers(-1, 12))
+    def resume_near_the_end(self, back: int) -> None:
+        self.resume(max(0, self.response.log.last_sequence - back))
+
+    @rule(after=st.integers(0, 6))
     def resume(self, after: int) -> None:
         view = View(after)
         request = pb.ResumeChatRequest(response=self.name, after_sequence=after)
@@ -262,39 +267,51 @@ class OneResponse(RuleBasedStateMachine):
             made.append(ev.Event(text_delta=ev.TextDelta(text=f"{self.deltas}{'.' * size} ")))
         return made
 
+    def _content(self, *events: ev.Event) -> None:
+        attempt = self.upstream.current
+        if attempt is not None:
+            first = () if attempt.started else (ev.Event(started=ev.Started(model="m")),)
+            attempt.started = True
+            self._upstream(*first, *events)
+
     @rule()
     def upstream_starts(self) -> None:
-        self._upstream(ev.Event(started=ev.Started(model="m")))
+        self._content()
 
     @rule(count=st.integers(1, 4), size=st.sampled_from([0, 3, 60, 300]))
     def upstream_writes(self, count: int, size: int) -> None:
-        self._upstream(*self._deltas(count, size))
+        self._content(*self._deltas(count, size))
 
-    @rule(count=st.integers(1, 3))
-    def upstream_starts_and_writes(self, count: int) -> None:
-        self._upstream(ev.Event(started=ev.Started(model="m")), *self._deltas(count, 1))
+    @rule(count=st.integers(2, 6))
+    def upstream_writes_more(self, count: int) -> None:
+        self._content(*self._deltas(count, 1))
+
+    @rule()
+    def upstream_writes_without_starting(self) -> None:
+        attempt = self.upstream.current
+        if attempt is not None and not attempt.started:
+            self._upstream(*self._deltas(1, 1))
 
     @rule(content=st.booleans())
     def upstream_completes(self, content: bool) -> None:
         usage = Usage(output_tokens=3, source=UsageSource.USAGE_SOURCE_PROVIDER)
         done = ev.Event(completed=ev.Completed(usage=usage))
-        self._upstream(*(self._deltas(1, 1) if content else ()), done)
+        self._content(*(self._deltas(1, 1) if content else ()), done)
 
     @rule()
     def upstream_says_other_things(self) -> None:
         usage = ev.Event(usage_update=ev.UsageUpdate(usage=Usage(output_tokens=1)))
-        self._upstream(usage, ev.Event(notice=ev.Notice(code=ev.NoticeCode.NOTICE_CODE_NO_MODEL)))
+        self._content(usage, ev.Event(notice=ev.Notice(code=ev.NoticeCode.NOTICE_CODE_NO_MODEL)))
 
     @rule()
     def upstream_gives_a_sign_of_life(self) -> None:
         self._upstream()
 
-    @precondition(lambda self: self.upstream.attempts and len(self.upstream.attempts[-1].text) > 4)
+    @precondition(lambda self: self.upstream.attempts and len(self.upstream.attempts[-1].text) > 20)
     @rule(foreign=st.booleans())
     def upstream_breaks_the_order(self, foreign: bool) -> None:
-        self._upstream(
-            ev.Event(accepted=ev.Accepted(response="x")) if foreign else ev.Event(started=ev.Started(model="m"))
-        )
+        accepted, started = ev.Event(accepted=ev.Accepted(response="x")), ev.Event(started=ev.Started(model="m"))
+        self._upstream(accepted if foreign else started)
 
     @rule(reason=st.sampled_from([*FAULTS, None]))
     def upstream_fails(self, reason: Any) -> None:
