@@ -11,7 +11,7 @@ SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/
 TESTS := $(wildcard libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen lock fmt lint types test test-peers check demo bench bench-retrieval clean release
+.PHONY: help setup gen lock fmt lint types test test-peers check chaos demo bench bench-retrieval clean release
 
 help: ## show this list
 	@echo "Sluice: make <target>"
@@ -65,6 +65,9 @@ check: setup ## what CI runs: generated code and locks current, lint, types, com
 	@$(BIN)/python scripts/contracts.py breaking
 	@$(MAKE) --no-print-directory test
 	@echo "check: all good"
+
+chaos: setup ## kill and break things under load, and check every invariant; ARGS="--responses 1000 --seed 7"
+	@$(BIN)/python -m tests.chaos $(ARGS)
 
 demo: setup ## start a mesh, index this repository, ask about it, stop; no key and no server needed
 	@$(BIN)/python scripts/demo.py $(ARGS)

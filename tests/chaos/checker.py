@@ -1,0 +1,239 @@
+"""Decides from a recorded history whether invariants 1 to 4, 6 and 8 held. See docs/architecture.md."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from .history import Ask, History, Seen, SeenEvent, Sent
+
+SLACK_SECONDS: Final = 5.0
+"""On a busy machine a timer may be late; a retry that overruns a limit is late by whole attempts."""
+SPARE_FILES: Final = 16
+SPARE_KILOBYTES: Final = 48 * 1024
+_OF_THE_WATCHER: Final = frozenset({"", "LEFT", "WATCHER_STALLED", "RESUME_WINDOW_EXPIRED"})
+_LOST: Final = frozenset({"RESPONSE_LOST", "NOT_FOUND"})
+
+
+class Violation(NamedTuple):
+    """An invariant that did not hold."""
+
+    invariant: str
+    tag: str
+    """Of the answer, or the name of a process."""
+    said: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant} {self.tag}: {self.said}"
+
+
+def check(history: History) -> list[Violation]:
+    """Returns every violation found."""
+    found: list[Violation] = []
+    groups = _by_tag(history)
+    for tag, group in sorted(groups.items()):
+        for invariant, rule in (("I1", _one), ("I2", _numbers), ("I3", _ends), ("I4", _ledger), ("I8", _times)):
+            found += [Violation(invariant, tag, said) for said in rule(group)]
+    found += [Violation("I1", "ledger", said) for said in _unique(history)]
+    found += [Violation("I4", "ledger", said) for said in _rows(history)]
+    found += [Violation("I6", name, said) for name, said in _rest(history)]
+    return found
+
+
+class _Group:
+    """All that is recorded of one answer."""
+
+    def __init__(self, history: History) -> None:
+        self.ask: Ask | None = None
+        self.sent: list[Sent] = []
+        self.seen: list[Seen] = []
+        self.responses: list[dict[str, object]] = []
+        self.attempts: list[dict[str, object]] = []
+        self.killed = history.gateway_killed
+        self._events: dict[int, SeenEvent] | None = None
+
+    @property
+    def events(self) -> dict[int, SeenEvent]:
+        """The events that any client got, by their numbers."""
+        if self._events is None:
+            self._events = {event.number: event for seen in self.seen for event in seen.events}
+        return self._events
+
+    @property
+    def completed(self) -> bool:
+        return any(event.kind == "completed" for event in self.events.values())
+
+
+def _by_tag(history: History) -> dict[str, _Group]:
+    groups: dict[str, _Group] = defaultdict(lambda: _Group(history))
+    for ask in history.asks:
+        groups[ask.tag].ask = ask
+    for sent in history.sent:
+        groups[sent.tag].sent.append(sent)
+    for seen in history.seen:
+        groups[seen.tag].seen.append(seen)
+    tags = {}
+    for row in history.responses:
+        tag = json.loads(row["labels"]).get("tag", "")
+        tags[row["key"]] = tag
+        groups[tag].responses.append(row)
+    for row in history.attempts:
+        groups[tags.get(row["response_key"], "")].attempts.append(row)
+    return groups
+
+
+def _one(group: _Group) -> Iterator[str]:
+    """I1: at most one response for a request id; the same request attaches to it, another is refused."""
+    if len(group.responses) > 1:
+        yield f"{len(group.responses)} responses on record"
+    names = {seen.response for seen in group.seen if seen.response}
+    if len(names) > 1:
+        yield f"{len(names)} responses were seen"
+    firsts = [seen for seen in group.seen if seen.request_id]
+    for seen in firsts:
+        if seen.contents != firsts[0].contents:
+            if seen.events:
+                yield "another request got events under the same id"
+            elif firsts[0].response and not seen.broken and seen.end not in ("REQUEST_ID_REUSED", "LEFT"):
+                yield f"another request under the same id ended with {seen.end}"
+        elif seen.end == "REQUEST_ID_REUSED":
+            yield "the same request was refused as another one"
+    if len(group.sent) > len(group.attempts):
+        yield f"the upstream was asked {len(group.sent)} times, with {len(group.attempts)} attempts on record"
+
+
+def _unique(history: History) -> Iterator[str]:
+    ids = Counter(
+        (row["tenant"], row["method"], row["request_id"]) for row in history.responses if row["request_id"] is not None
+    )
+    for key, count in ids.items():
+        if count > 1:
+            yield f"{count} rows for the request id {key[2]}"
+
+
+def _numbers(group: _Group) -> Iterator[str]:
+    """I2: from 1 without a gap, the same for every reader, and nothing that the upstream did not send."""
+    digests: dict[int, str] = {}
+    for seen in group.seen:
+        numbers = [event.number for event in seen.events]
+        if numbers != list(range(seen.after + 1, seen.last + 1)):
+            yield f"after {seen.after} came {numbers[:8]}…"
+        for event in seen.events:
+            if digests.setdefault(event.number, event.digest) != event.digest:
+                yield f"event {event.number} was not the same for every reader"
+            if (event.kind == "accepted") != (event.number == 1):
+                yield f"event {event.number} is {event.kind}"
+    events, text, number = group.events, "", 1
+    while number in events:
+        text += events[number].text
+        number += 1
+    if text and not any(sent.text.startswith(text) for sent in group.sent):
+        yield "the text is not what one attempt at the upstream was sent"
+    whole = any(sent.completed and sent.text == text for sent in group.sent)
+    if group.completed and number == len(events) + 1 and not whole:
+        # All of it was seen, so it must be all that was sent.
+        yield "the completed text is not the whole of a completed stream of the upstream"
+
+
+def _ends(group: _Group) -> Iterator[str]:
+    """I3: OK if and only if the last event was the only Completed; one end for every reader."""
+    events = group.events
+    completed = [number for number, event in events.items() if event.kind == "completed"]
+    if len(completed) > 1:
+        yield f"{len(completed)} events are Completed"
+    if completed and max(completed) != max(events):
+        yield "events came after Completed"
+    ends = set()
+    for seen in group.seen:
+        if seen.end == "OK":
+            if not completed or seen.last != completed[0]:
+                yield f"status OK after event {seen.last}, which is not Completed"
+        elif seen.events and seen.events[-1].kind == "completed" and not seen.broken and seen.end != "LEFT":
+            yield f"{seen.end} after Completed"
+        if not seen.end:
+            yield "a call has no end"
+        if not seen.broken and seen.end not in _OF_THE_WATCHER and seen.end != "REQUEST_ID_REUSED":
+            ends.add(seen.end)
+    if group.killed:
+        ends -= _LOST
+    if len(ends) > 1:
+        yield f"it ended as {' and as '.join(sorted(ends))}"
+    for row in group.responses:
+        state, reason = row["state"], row["reason"]
+        if group.killed and reason == "RESPONSE_LOST":
+            continue
+        if "OK" in ends and state != "completed":
+            yield f"it was completed, but is on record as {state}"
+        if ends and "OK" not in ends and reason not in ends:
+            yield f"it ended as {ends}, but is on record as {state} {reason}"
+
+
+def _ledger(group: _Group) -> Iterator[str]:
+    """I4: each attempt on record once, with what the upstream says it used."""
+    numbers = sorted(int(str(row["number"])) for row in group.attempts)
+    if numbers != list(range(1, len(numbers) + 1)):
+        yield f"its attempts are {numbers}"
+    reported = Counter(sent.output_tokens for sent in group.sent if sent.output_tokens is not None)
+    for row in group.attempts:
+        source, outcome, tokens = row["usage_source"], row["outcome"], row["output_tokens"]
+        if outcome == "running":
+            yield "an attempt was left open"
+        elif source not in ("provider", "estimated", "partial"):
+            yield f"an attempt that is {outcome} has usage of no source"
+        if source == "provider":
+            reported[int(str(tokens))] -= 1
+            if reported[int(str(tokens))] < 0:
+                yield f"{tokens} tokens on record, which the upstream did not report"
+        elif outcome == "completed" and any(sent.completed for sent in group.sent):
+            yield f"a completed attempt has usage that is {source}, although the upstream reported it"
+    rows = {str(row["id"]): row["output_tokens"] for row in group.attempts}
+    for event in group.events.values():
+        # What was used is written down a moment after the end, and a kill may fall into it.
+        same = event.attempts.keys() == rows.keys() if group.killed else event.attempts == rows
+        if event.kind == "completed" and not same:
+            yield "Completed and the ledger differ"
+
+
+def _rows(history: History) -> Iterator[str]:
+    ids = Counter(row["id"] for row in history.attempts)
+    for attempt, count in ids.items():
+        if count > 1:
+            yield f"{count} rows for the attempt {attempt}"
+    keys = {row["key"] for row in history.responses}
+    for row in history.attempts:
+        if row["response_key"] not in keys:
+            yield f"the attempt {row['id']} belongs to no response"
+
+
+def _times(group: _Group) -> Iterator[str]:
+    """I8: the limit bounds the whole, and nothing starts after it."""
+    if group.ask is None:
+        return
+    limit = group.ask.max_seconds
+    for row in group.responses:
+        accepted, ended = int(str(row["accept_ns"])), row["end_ns"]
+        if ended is None:
+            yield "the response was left open"
+        elif row["reason"] != "RESPONSE_LOST" and (int(str(ended)) - accepted) / 1e9 > limit + SLACK_SECONDS:
+            yield f"it took {(int(str(ended)) - accepted) / 1e9:.1f} s, with a limit of {limit:g} s"
+        for attempt in group.attempts:
+            started = (int(str(attempt["start_ns"])) - accepted) / 1e9
+            if started > limit:
+                yield f"an attempt began after {started:.1f} s, with a limit of {limit:g} s"
+
+
+def _rest(history: History) -> Iterator[tuple[str, str]]:
+    """I6: what was started has ended, and what was taken was given back."""
+    for sent in history.sent:
+        if sent.open:
+            yield sent.tag, "the upstream still streams"
+    for name, before in history.before.items():
+        after = history.after.get(name)
+        if after is None or after.pid != before.pid:
+            continue  # it was killed; its successor has no baseline
+        if after.files > before.files + SPARE_FILES:
+            yield name, f"{before.files} open files became {after.files}"
+        if after.kilobytes > before.kilobytes + SPARE_KILOBYTES:
+            yield name, f"{before.kilobytes} KiB became {after.kilobytes}"
