@@ -1,12 +1,16 @@
 """Section `gateway` of the configuration."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+CapabilityName = Literal[
+    "streaming", "tools", "structured_output", "images", "reasoning", "assistant_prefill", "agent", "citations"
+]  # fmt: skip  # names read better side by side
+"""Names of sluice.provider.v1.Capability that an answer can need."""
 
 
 class IntegrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +61,15 @@ class RouteConfig(RoutePolicy, frozen=True, forbid_unknown_fields=True, kw_only=
     """What an alias leads to, how long it may take, and how it is kept going."""
 
     targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
-    """`provider/model`, in the order they are tried."""
+    """`provider/model`."""
+    order: Literal["ordered", "cheapest", "fastest"] = "ordered"
+    """In which order they are tried: as they stand here; by what the request is likely to cost at the `prices`, those
+    without one last; or by how long they took of late to their first content."""
+    needs: tuple[CapabilityName, ...] = ()
+    """What a target must be able to do. One that is known not to is passed over, unless all are."""
+    parameters: dict[str, Any] | None = None
+    """Parameters of generation for requests that do not set them, named as in `GenerationParameters`.
+    Unset: none."""
 
 
 class RetryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

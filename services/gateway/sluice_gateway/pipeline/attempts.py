@@ -239,9 +239,11 @@ class Attempts:
 
     async def _attempt(self, relay: Relay) -> None:
         means, job, record = self._means, self._job, relay.record
-        request = generate_request(job.spec, record, self._template, self._passages, whole=job.whole)
+        request = generate_request(
+            job.spec, record, self._template, self._passages, whole=job.whole, defaults=job.plan.parameters
+        )
         if self._partial is not None:
-            continue_from(self._partial, request, tokens_left(job.spec, self.records[:-1]))
+            continue_from(self._partial, request, tokens_left(request.parameters, self.records[:-1]))
         generator = means.integrations.get(record.target.provider).generator
         try:
             await run_attempt(generator, request, job.call, job.plan.limits, relay)
@@ -264,7 +266,10 @@ class Attempts:
         if policy != CONTINUE or failure.reason not in FALL_BACK_ON:
             raise failure
         partial = partial_of(self._response, self._job.spec)
-        left = tokens_left(self._job.spec, self.records)
+        limits = self._job.plan.parameters or self._job.spec.parameters
+        if self._job.spec.parameters.HasField("max_output_tokens"):
+            limits = self._job.spec.parameters
+        left = tokens_left(limits, self.records)
         if relay.completed is not None:
             partial = "completed"
         elif left is not None and left <= 0:

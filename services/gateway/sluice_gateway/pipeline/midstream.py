@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sluice.chat.v1.event_pb2 import Event
 from sluice.chat.v1.message_pb2 import Message, MessageRole, Part
+from sluice.chat.v1.parameters_pb2 import GenerationParameters
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, MidstreamPolicy
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest, GenerateResponse
 from sluice_gateway.config import RoutePolicy
@@ -81,11 +82,11 @@ def _kept(response: Response) -> Iterator[Event]:
         yield from unpack(batch)
 
 
-def tokens_left(spec: ChatSpec, records: Iterable[AttemptRecord]) -> int | None:
+def tokens_left(parameters: GenerationParameters, records: Iterable[AttemptRecord]) -> int | None:
     """Returns how many tokens a request still allows after what its attempts generated; None: it sets no limit."""
-    if not spec.parameters.HasField("max_output_tokens"):
+    if not parameters.HasField("max_output_tokens"):
         return None
-    return spec.parameters.max_output_tokens - sum(record.usage.output_tokens for record in records)
+    return parameters.max_output_tokens - sum(record.usage.output_tokens for record in records)
 
 
 def continue_from(partial: Partial, request: GenerateRequest, left: int | None) -> None:

@@ -2,13 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from google.protobuf.json_format import ParseDict, ParseError
+
+from sluice.chat.v1.parameters_pb2 import GenerationParameters
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.config import GatewayConfig, RouteConfig, RoutePolicy
 from sluice_gateway.integrations import Integrations
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import SluiceError, make_error
+from sluice_kit.rpc import validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +22,10 @@ class Plan:
 
     targets: tuple[Target, ...]
     limits: RoutePolicy
+    own: int = 1
+    """How many targets, at the front, are those of the route; the others are the request's fallbacks."""
+    parameters: GenerationParameters | None = None
+    """What the route sets where the request does not."""
 
 
 class Planner:
@@ -27,6 +36,7 @@ class Planner:
         self._limits = config.limits
         self._default = config.default_route
         _check_policy(document, "gateway.limits", config.limits)
+        self._parameters: dict[str, GenerationParameters] = {}
         self._routes: dict[str, tuple[tuple[Target, ...], RouteConfig]] = {}
         for alias, route in sorted(config.routes.items()):
             path = f"gateway.routes.{alias}"
@@ -39,7 +49,10 @@ class Planner:
                 if target is None:
                     raise document.error(f"{path}.targets", f"'{text}' is not of the form provider/model")
                 targets.append(target)
-            self._routes[alias] = (tuple(targets), route)
+            unique = {(target.provider, target.model): target for target in targets}
+            self._routes[alias] = (tuple(unique.values()), route)
+            if route.parameters:
+                self._parameters[alias] = _parameters(document, path, route.parameters)
         if config.default_route not in self._routes:
             raise document.error("gateway.default_route", f"no route '{config.default_route}'")
 
@@ -57,14 +70,16 @@ class Planner:
 
         The same target is tried once; the limits are those of the first name.
         """
-        targets, limits = self._resolve(model or self._default)
-        for name in fallbacks:
-            more, _ = self._resolve(name)
+        name = model or self._default
+        targets, limits = self._resolve(name)
+        own = len(targets)
+        for fallback in fallbacks:
+            more, _ = self._resolve(fallback)
             targets += more
         unique: dict[tuple[str, str], Target] = {}
         for target in targets:
             unique.setdefault((target.provider, target.model), target)
-        return Plan(tuple(unique.values()), limits)
+        return Plan(tuple(unique.values()), limits, own, self._parameters.get(name))
 
     def _resolve(self, name: str) -> tuple[tuple[Target, ...], RoutePolicy]:
         route = self._routes.get(name)
@@ -93,6 +108,20 @@ class Planner:
 def _check_policy(document: ConfigDocument, path: str, policy: RoutePolicy) -> None:
     if (policy.commit_window_seconds > 0) != (policy.min_tokens_per_second > 0):
         raise document.error(path, "commit_window_seconds and min_tokens_per_second go together")
+
+
+def _parameters(document: ConfigDocument, path: str, parameters: dict[str, Any]) -> GenerationParameters:
+    for name, value in parameters.items():
+        one = GenerationParameters()
+        try:
+            ParseDict({name: value}, one)
+            validate(one)
+        except ParseError:
+            raise document.error(f"{path}.parameters.{name}", "no such parameter, or not of its type") from None
+        except SluiceError as error:
+            what = error.violations[0].description if error.violations else error.message
+            raise document.error(f"{path}.parameters.{name}", what) from None
+    return ParseDict(parameters, GenerationParameters())
 
 
 def parse_target(text: str) -> Target | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sluice.chat.v1.parameters_pb2 import GenerationParameters
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
@@ -10,9 +11,18 @@ from sluice_gateway.pipeline.prompts import Template
 
 
 def generate_request(
-    spec: ChatSpec, record: AttemptRecord, template: Template | None, passages: Sequence[Passage], *, whole: bool
+    spec: ChatSpec,
+    record: AttemptRecord,
+    template: Template | None,
+    passages: Sequence[Passage],
+    *,
+    whole: bool,
+    defaults: GenerationParameters | None = None,
 ) -> GenerateRequest:
-    """Returns the request of one attempt. `whole`: its caller reads the answer only when it is whole."""
+    """Returns the request of one attempt.
+
+    `whole`: its caller reads the answer only when it is whole. `defaults` are parameters of the route.
+    """
     request = GenerateRequest(
         attempt_id=record.id,
         target=record.target,
@@ -28,7 +38,12 @@ def generate_request(
         request.system_instruction = system
     if template is not None and passages:
         request.grounding_instruction = template.text
-    if spec.HasField("parameters"):
+    if defaults is not None:
+        request.parameters.CopyFrom(defaults)
+        if spec.parameters.stop:
+            del request.parameters.stop[:]  # lists would be joined
+        request.parameters.MergeFrom(spec.parameters)
+    elif spec.HasField("parameters"):
         request.parameters.CopyFrom(spec.parameters)
     if spec.HasField("tool_choice"):
         request.tool_choice.CopyFrom(spec.tool_choice)

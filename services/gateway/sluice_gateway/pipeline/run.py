@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -12,7 +12,7 @@ from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.catalog import Catalog
-from sluice_gateway.config import ResilienceConfig
+from sluice_gateway.config import ResilienceConfig, RouteConfig
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.attempts import Attempts, Means
@@ -20,6 +20,7 @@ from sluice_gateway.pipeline.budget import Budget
 from sluice_gateway.pipeline.ground import ground, template_for
 from sluice_gateway.pipeline.plan import Plan
 from sluice_gateway.pipeline.prompts import Template
+from sluice_gateway.pipeline.rank import Ranking
 from sluice_gateway.pipeline.settle import Prices, settle_response
 from sluice_gateway.pipeline.standing import Standings
 from sluice_gateway.records.ledger import Claim, Ledger
@@ -63,6 +64,7 @@ class Pipeline:
         self._ledger = ledger
         self.standings = Standings(resilience)
         """What recent attempts say of each target."""
+        self._ranking = Ranking(self.standings, prices, catalog)
         hedges = Budget(resilience.hedge.share, resilience.hedge.reserve)
         self._means = Means(integrations, ledger, prices, self.standings, resilience, catalog, hedges)
 
@@ -94,6 +96,10 @@ class Pipeline:
     async def _answer(self, response: Response, job: Job) -> list[Event]:
         """Makes the answer and returns its last events, up to `Completed`."""
         spec, plan = job.spec, job.plan
+        if isinstance(plan.limits, RouteConfig) and (plan.limits.order != "ordered" or plan.limits.needs):
+            ranked = self._ranking.ranked(plan.targets[: plan.own], plan.limits, spec)
+            plan = replace(plan, targets=ranked + plan.targets[plan.own :])
+            job = replace(job, plan=plan)
         grounded = spec.HasField("grounding")
         standings = self.standings
         if grounded and not any(standings.would_admit(target) for target in plan.targets):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from sluice.chat.v1.event_pb2 import Completed
+from sluice.chat.v1.target_pb2 import Target
 from sluice.chat.v1.usage_pb2 import Usage, UsageSource
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
 from sluice_gateway.config import GatewayConfig, PriceConfig
@@ -33,9 +34,13 @@ class Prices:
                 raise document.error(f"gateway.prices.{name}", "expected provider/model")
             self._by_target[provider, model] = price
 
+    def of(self, target: Target) -> PriceConfig | None:
+        """Returns the price of a target; None if there is none."""
+        return self._by_target.get((target.provider, target.model))
+
     def cost(self, attempt: AttemptRecord) -> int | None:
         """Returns the cost in nano-US-dollars, rounded to the nearest; None without a price."""
-        price = self._by_target.get((attempt.target.provider, attempt.target.model))
+        price = self.of(attempt.target)
         if price is None:
             return None
         usage = attempt.usage

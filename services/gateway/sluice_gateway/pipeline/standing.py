@@ -6,7 +6,9 @@ integration, whichever of its models was asked.
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 from sluice.chat.v1.event_pb2 import AttemptOutcome
@@ -38,6 +40,8 @@ _AGAINST_TARGET: Final = frozenset(
 _AGAINST_INTEGRATION: Final = frozenset({_R.ERROR_REASON_SERVICE_UNREACHABLE, _R.ERROR_REASON_DRAINING})
 _MAX_TARGETS: Final = 4096
 """Callers may name any model, so what is remembered is bounded: the longest unused goes first."""
+_LOOK_SECONDS: Final = 300.0
+"""A measurement counts as old after this."""
 _NEWEST_SHARE: Final = 0.2
 """How much the newest time to first token counts in the decayed mean."""
 
@@ -45,11 +49,13 @@ _NEWEST_SHARE: Final = 0.2
 class _Standing:
     """What is known of one target."""
 
-    __slots__ = ("breaker", "ttft")
+    __slots__ = ("breaker", "looked", "ttft")
 
     def __init__(self, breaker: Breaker) -> None:
         self.breaker = breaker
         self.ttft: float | None = None
+        self.looked = float("-inf")
+        """When its time to first token was measured, or a measurement began."""
 
 
 class _Shared:
@@ -138,9 +144,13 @@ class Standings:
         target = record.target
         standing, shared = self._of(target)
         ttft = record.ttft
-        if ttft is not None:
+        # Who was given up for its silence would have taken longer still.
+        silent = ttft is None and record.error_reason == _R.ERROR_REASON_UPSTREAM_TIMEOUT
+        measured = record.duration if silent else ttft
+        if measured is not None:
             known = standing.ttft
-            standing.ttft = ttft if known is None else known + _NEWEST_SHARE * (ttft - known)
+            standing.ttft = measured if known is None else known + _NEWEST_SHARE * (measured - known)
+            standing.looked = asyncio.get_running_loop().time()
         if record.outcome == _COMPLETED:
             self._succeeded(target, standing, shared)
             return
@@ -169,6 +179,20 @@ class Standings:
     def ttft(self, target: Target) -> float | None:
         """Returns the decayed mean of a target's times to first token in seconds; None before the first."""
         return self._of(target)[0].ttft
+
+    def fastest_first(self, targets: Iterable[Target]) -> list[Target]:
+        """Returns targets by their times to first token.
+
+        One that was not measured for a while goes first, and no other until it was: what was slow may have changed.
+        """
+        now = asyncio.get_running_loop().time()
+        ranked = sorted(((self._of(target)[0], target) for target in targets), key=lambda one: one[0].ttft or math.inf)
+        for index, (standing, _) in enumerate(ranked):
+            if now - standing.looked > _LOOK_SECONDS:
+                standing.looked = now
+                ranked.insert(0, ranked.pop(index))
+                break
+        return [target for _, target in ranked]
 
     def retries(self, target: Target) -> Budget:
         """Returns the budget of extra attempts, which the targets of an integration share: overload is its vendor's."""
