@@ -195,7 +195,10 @@ async def test_who_leaves_at_once_leaves_nothing_open(client: Any, ask: Any, unt
     await until(lambda: client.gateway.responses.running == 0)
     await until(lambda: client.mesh.servers["gateway"].dispatcher.in_flight == 0)
     assert {row["state"] for row in await client.rows("responses")} <= {"cancelled", "completed"}
-    assert {row["outcome"] for row in await client.rows("attempts")} <= {"cancelled", "completed"}
+    attempts = await client.rows("attempts")
+    assert {row["outcome"] for row in attempts} <= {"cancelled", "completed"}
+    # Also those that never began say where their numbers come from.
+    assert {row["usage_source"] for row in attempts} <= {"provider", "estimated", "partial"}
     assert (await client.stream(ask())).error is None
 
 
