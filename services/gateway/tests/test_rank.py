@@ -65,7 +65,7 @@ async def test_the_fastest_goes_first_once_each_was_measured() -> None:
     assert standings.fastest_first([a, b, c]) == [a, b, c]
     assert standings.ttft(b) == pytest.approx(2.0, abs=0.1)
     # What was measured long ago is measured again.
-    standings._of(c)[0].looked = asyncio.get_running_loop().time() - 301
+    standings._of(c).looked = asyncio.get_running_loop().time() - 301
     assert standings.fastest_first([a, b, c]) == [c, a, b]
     assert standings.fastest_first([a, b, c]) == [a, b, c]
 

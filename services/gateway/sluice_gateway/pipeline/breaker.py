@@ -10,6 +10,8 @@ from sluice_kit.errors import Reason
 
 _LN2: Final = math.log(2)
 _MAX_DOUBLINGS: Final = 16
+_DECAY_STEP: Final = 0.05
+"""Of the half-life."""
 
 
 class Circuit(enum.Enum):
@@ -104,8 +106,10 @@ class Breaker:
         self._probing = False
 
     def _decay(self, now: float) -> None:
-        if now > self._at:
-            factor = math.exp(-_LN2 * (now - self._at) / self._config.half_life_seconds)
+        # In steps, because every call ends here.
+        passed = (now - self._at) / self._config.half_life_seconds
+        if passed > _DECAY_STEP:
+            factor = math.exp(-_LN2 * passed)
             self._failures *= factor
             self._successes *= factor
             self._at = now

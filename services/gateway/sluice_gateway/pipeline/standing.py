@@ -49,10 +49,11 @@ _NEWEST_SHARE: Final = 0.2
 class _Standing:
     """What is known of one target."""
 
-    __slots__ = ("breaker", "looked", "ttft")
+    __slots__ = ("breaker", "looked", "shared", "ttft")
 
-    def __init__(self, breaker: Breaker) -> None:
+    def __init__(self, breaker: Breaker, shared: "_Shared") -> None:
         self.breaker = breaker
+        self.shared = shared
         self.ttft: float | None = None
         self.looked = float("-inf")
         """When its time to first token was measured, or a measurement began."""
@@ -75,50 +76,55 @@ class Standings:
         self._config = config
         self._targets: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
         self._shared: dict[str, _Shared] = {}
+        self._last_target: Target | None = None
+        self._last: _Standing | None = None
 
-    def _of(self, target: Target) -> tuple[_Standing, _Shared]:
+    def _of(self, target: Target) -> _Standing:
+        if target is self._last_target and self._last is not None:
+            return self._last  # the usual case: several questions about one target
         key = (target.provider, target.model)
         standing = self._targets.get(key)
         if standing is None:
-            standing = self._targets[key] = _Standing(Breaker(self._config.breaker))
+            shared = self._shared.get(target.provider)
+            if shared is None:
+                shared = self._shared[target.provider] = _Shared(self._config)
+            standing = self._targets[key] = _Standing(Breaker(self._config.breaker), shared)
             if len(self._targets) > _MAX_TARGETS:
                 self._targets.popitem(last=False)
         else:
             self._targets.move_to_end(key)
-        shared = self._shared.get(target.provider)
-        if shared is None:
-            shared = self._shared[target.provider] = _Shared(self._config)
-        return standing, shared
+        self._last_target, self._last = target, standing
+        return standing
 
     def admits(self, target: Target) -> bool:
         """Whether an attempt at a target may begin. If so, its end must be told by `ended` or `released`."""
-        standing, shared = self._of(target)
+        standing = self._of(target)
         now = asyncio.get_running_loop().time()
         if not standing.breaker.admits(now):
             return False
-        if shared.breaker.admits(now):
+        if standing.shared.breaker.admits(now):
             return True
         standing.breaker.released()
         return False
 
     def would_admit(self, target: Target) -> bool:
         """Whether `admits` would return True; changes nothing."""
-        standing, shared = self._of(target)
+        standing = self._of(target)
         now = asyncio.get_running_loop().time()
-        return standing.breaker.would_admit(now) and shared.breaker.would_admit(now)
+        return standing.breaker.would_admit(now) and standing.shared.breaker.would_admit(now)
 
     def is_probe(self, target: Target) -> bool:
         """Whether the attempt just admitted is the one that decides whether a circuit closes."""
-        standing, shared = self._of(target)
-        return standing.breaker.circuit is not Circuit.CLOSED or shared.breaker.circuit is not Circuit.CLOSED
+        standing = self._of(target)
+        return standing.breaker.circuit is not Circuit.CLOSED or standing.shared.breaker.circuit is not Circuit.CLOSED
 
     def refusal(self, targets: "tuple[Target, ...]") -> SluiceError:
         """Returns the failure of a request none of whose targets admits an attempt."""
         now = asyncio.get_running_loop().time()
         waits = []
         for target in targets:
-            standing, shared = self._of(target)
-            waits.append(max(standing.breaker.reopens_in(now), shared.breaker.reopens_in(now)))
+            standing = self._of(target)
+            waits.append(max(standing.breaker.reopens_in(now), standing.shared.breaker.reopens_in(now)))
         seconds = max(min(waits), 0.001)
         names = ", ".join(f"{target.provider}/{target.model}" for target in targets)
         return make_error(
@@ -130,19 +136,20 @@ class Standings:
 
     def released(self, target: Target) -> None:
         """Is told that a probe will not begin, or that its end says nothing."""
-        standing, shared = self._of(target)
+        standing = self._of(target)
         standing.breaker.released()
-        shared.breaker.released()
+        standing.shared.breaker.released()
 
     def spoke(self, target: Target) -> bool:
         """Is told of the first content of a probe: the target is back, however long its answer still takes. True."""
-        self._succeeded(target, *self._of(target))
+        self._succeeded(target, self._of(target), asyncio.get_running_loop().time())
         return True
 
     def ended(self, record: AttemptRecord) -> None:
         """Is told how an attempt ended."""
         target = record.target
-        standing, shared = self._of(target)
+        standing = self._of(target)
+        now = asyncio.get_running_loop().time()
         ttft = record.ttft
         # Who was given up for its silence would have taken longer still.
         silent = ttft is None and record.error_reason == _R.ERROR_REASON_UPSTREAM_TIMEOUT
@@ -150,35 +157,33 @@ class Standings:
         if measured is not None:
             known = standing.ttft
             standing.ttft = measured if known is None else known + _NEWEST_SHARE * (measured - known)
-            standing.looked = asyncio.get_running_loop().time()
+            standing.looked = now
         if record.outcome == _COMPLETED:
-            self._succeeded(target, standing, shared)
+            self._succeeded(target, standing, now)
             return
-        now = asyncio.get_running_loop().time()
         reason = record.error_reason if record.outcome == _FAILED else _R.ERROR_REASON_UNSPECIFIED
         if reason in _AGAINST_TARGET:
-            _log_closed(target.provider, shared.breaker.succeeded(now))
+            _log_closed(target.provider, standing.shared.breaker.succeeded(now))
             name = f"{target.provider}/{target.model}"
             _log_opened(name, standing.breaker, now, standing.breaker.failed(now, reason))
         elif reason in _AGAINST_INTEGRATION:
             if record.probe:
                 standing.breaker.released()
-            _log_opened(target.provider, shared.breaker, now, shared.breaker.failed(now, reason))
+            _log_opened(target.provider, standing.shared.breaker, now, standing.shared.breaker.failed(now, reason))
         elif ttft is not None:
-            self._succeeded(target, standing, shared)
+            self._succeeded(target, standing, now)
         elif record.probe:
             self.released(target)
 
-    def _succeeded(self, target: Target, standing: _Standing, shared: _Shared) -> None:
-        now = asyncio.get_running_loop().time()
+    def _succeeded(self, target: Target, standing: _Standing, now: float) -> None:
         if standing.breaker.succeeded(now):
             _log_closed(f"{target.provider}/{target.model}", True)
-        if shared.breaker.succeeded(now):
+        if standing.shared.breaker.succeeded(now):
             _log_closed(target.provider, True)
 
     def ttft(self, target: Target) -> float | None:
         """Returns the decayed mean of a target's times to first token in seconds; None before the first."""
-        return self._of(target)[0].ttft
+        return self._of(target).ttft
 
     def fastest_first(self, targets: Iterable[Target]) -> list[Target]:
         """Returns targets by their times to first token.
@@ -186,7 +191,7 @@ class Standings:
         One that was not measured for a while goes first, and no other until it was: what was slow may have changed.
         """
         now = asyncio.get_running_loop().time()
-        ranked = sorted(((self._of(target)[0], target) for target in targets), key=lambda one: one[0].ttft or math.inf)
+        ranked = sorted(((self._of(target), target) for target in targets), key=lambda one: one[0].ttft or math.inf)
         for index, (standing, _) in enumerate(ranked):
             if now - standing.looked > _LOOK_SECONDS:
                 standing.looked = now
@@ -196,7 +201,7 @@ class Standings:
 
     def retries(self, target: Target) -> Budget:
         """Returns the budget of extra attempts, which the targets of an integration share: overload is its vendor's."""
-        return self._of(target)[1].retries
+        return self._of(target).shared.retries
 
     def circuits(self) -> dict[str, Circuit]:
         """Returns every circuit that is not closed, by `provider` or `provider/model`, for metrics and tests."""
