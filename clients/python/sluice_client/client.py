@@ -11,7 +11,7 @@ gateway as `max_duration`, because with a grace the call's own deadline would on
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -191,27 +191,36 @@ class SluiceClient(CorpusCalls, SignInCalls, TaskCalls, UsageCalls):
         *,
         dimensions: int | None = None,
         task: "provider_pb.EmbedTask.ValueType | None" = None,
+        labels: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> embedding_pb.EmbedResponse:
         """Turns texts into vectors, in order; at most 4096 texts. `task` is a value of `sluice.provider.v1.EmbedTask`.
+        `labels` are for the ledger.
 
         Not repeated when the connection breaks, because it is paid for.
         """
-        request = embedding_pb.EmbedRequest(model=model, texts=texts, dimensions=dimensions)
+        request = embedding_pb.EmbedRequest(model=model, texts=texts, dimensions=dimensions, labels=labels)
         if task is not None:
             request.task = task
         return await self.unary(self.stub(EmbeddingServiceStub).Embed, request, timeout=timeout, repeatable=False)
 
     async def rerank(
-        self, model: str, query: str, texts: Sequence[str], *, top_n: int | None = None, timeout: float | None = None
+        self,
+        model: str,
+        query: str,
+        texts: Sequence[str],
+        *,
+        top_n: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout: float | None = None,
     ) -> embedding_pb.RerankResponse:
         """Orders texts by how well they answer a query: `results` has their indexes, best first, with scores.
 
-        At most 1000 texts; `top_n` is how many results to return, None for all. Scores compare within one response
-        only. Raises InvalidRequestError with UNSUPPORTED_OPERATION where the integration does not rerank. Not repeated
+        At most 1000 texts; `top_n` is how many results to return, None for all; `labels` are for the ledger. Scores
+        compare within one response only. Raises InvalidRequestError with UNSUPPORTED_OPERATION where the integration does not rerank. Not repeated
         when the connection breaks, because it is paid for.
         """
-        request = embedding_pb.RerankRequest(model=model, query=query, texts=texts, top_n=top_n)
+        request = embedding_pb.RerankRequest(model=model, query=query, texts=texts, top_n=top_n, labels=labels)
         return await self.unary(self.stub(EmbeddingServiceStub).Rerank, request, timeout=timeout, repeatable=False)
 
     async def count_tokens(

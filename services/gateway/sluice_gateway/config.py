@@ -154,12 +154,17 @@ class WatcherLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdmissionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many responses may run at once; above it, RESOURCE_EXHAUSTED at once."""
+    """How much may run at once; above it, RESOURCE_EXHAUSTED at once. Responses and other calls (embeddings, reranking,
+    token counts) are counted apart, because a response may need such a call."""
 
     in_flight: PositiveInt = 4096
-    """In this process."""
+    """Responses in this process."""
     in_flight_per_tenant: PositiveInt = 2048
-    """For one tenant."""
+    """Responses of one tenant."""
+    calls_in_flight: PositiveInt = 1024
+    """Other calls in this process."""
+    calls_in_flight_per_tenant: PositiveInt = 512
+    """Other calls of one tenant."""
 
 
 class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -169,6 +174,17 @@ class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Pause between two questions to an adapter, which it answers without asking its vendor."""
     probe_seconds: Positive = 30.0
     """Pause between two probes of a vendor."""
+
+
+class EmbeddingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many texts of one request are embedded at once."""
+
+    batch_texts: PositiveInt = 256
+    """Most texts that an adapter is asked for at once; it splits them further where its vendor takes fewer."""
+    batch_characters: PositiveInt = 200_000
+    """Most characters of them together, unless one text alone has more."""
+    parallel: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """Most batches of one request at a time."""
 
 
 class CatalogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -210,5 +226,6 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log: LogLimits = LogLimits()
     watchers: WatcherLimits = WatcherLimits()
     admission: AdmissionLimits = AdmissionLimits()
+    embeddings: EmbeddingConfig = EmbeddingConfig()
     health: HealthConfig = HealthConfig()
     catalog: CatalogConfig = CatalogConfig()

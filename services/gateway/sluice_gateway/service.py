@@ -15,6 +15,7 @@ from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
+from sluice_gateway.pipeline.calls import Admission, CallMeans
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Pipeline
 from sluice_gateway.pipeline.settle import Prices
@@ -60,6 +61,7 @@ class Gateway:
         self.pipeline: Pipeline
         self.responses: Responses
         self.catalog: Catalog
+        self.calls: Admission
         self.monitor: HealthMonitor
 
     def register(self, server: Server) -> None:
@@ -76,7 +78,9 @@ class Gateway:
         )
         self.responses = Responses(config, planner, self._ledger, self.pipeline.run)
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
-        embeddings = EmbeddingService(self._integrations, planner)
+        means = CallMeans(self._integrations, self._ledger, self._prices, self.pipeline.standings, config.resilience)
+        self.calls = Admission(config.admission)
+        embeddings = EmbeddingService(means, planner, self.calls, config.embeddings)
         server.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)
         if config.internal is not None:
             # For the services behind the door, which bring the identity of whom they work for.

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
+from typing import Any
 
 from sluice.provider.v1 import model_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
@@ -55,6 +56,10 @@ class Adapter:
             await asyncio.Event().wait()
         return pb.ListModelsResponse(models=[model_pb2.Model(id=name) for name in self.models])
 
+    def rpcs(self) -> dict[str, Any]:
+        """What it answers, by name."""
+        return {"GetStatus": self.get_status, "ListModels": self.list_models}
+
     async def _other(self, *_: object) -> None:
         raise invalid_field("method", "not played")
 
@@ -62,8 +67,7 @@ class Adapter:
     async def serving(self, address: str) -> AsyncIterator[Server]:
         """Serves it for the length of the block."""
         server = Server("fake", address, None, LocalAuthenticator(), ServerConfig())
-        rpcs: dict[str, object] = {method.name: self._other for method in SERVICE.methods}
-        rpcs |= {"GetStatus": self.get_status, "ListModels": self.list_models}
+        rpcs = {method.name: self._other for method in SERVICE.methods} | self.rpcs()
         server.add(SERVICE, SimpleNamespace(**rpcs))
         await server.bind()
         await server.ready()

@@ -30,13 +30,15 @@ from sluice.chat.v1 import usage_pb2 as sluice_dot_chat_dot_v1_dot_usage__pb2
 from sluice.provider.v1 import provider_service_pb2 as sluice_dot_provider_dot_v1_dot_provider__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sluice/gateway/v1/embedding_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1csluice/chat/v1/message.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x19sluice/chat/v1/tool.proto\x1a\x1asluice/chat/v1/usage.proto\x1a)sluice/provider/v1/provider_service.proto\"\xb7\x01\n\x0c\x45mbedRequest\x12\x19\n\x05model\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc0\x02\x12 \n\x05texts\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x80 \"\x04r\x02\x10\x01\x12$\n\ndimensions\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04 \x00H\x00\x88\x01\x01\x12\x35\n\x04task\x18\x04 \x01(\x0e\x32\x1d.sluice.provider.v1.EmbedTaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\x42\r\n\x0b_dimensions\"\x90\x01\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.sluice.provider.v1.Embedding\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.sluice.chat.v1.Usage\x12&\n\x06target\x18\x03 \x01(\x0b\x32\x16.sluice.chat.v1.Target\"\x8f\x01\n\rRerankRequest\x12\x19\n\x05model\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc0\x02\x12\x1a\n\x05query\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02\x12 \n\x05texts\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\xe8\x07\"\x04r\x02\x10\x01\x12\x1b\n\x05top_n\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x42\x08\n\x06_top_n\"\x91\x01\n\x0eRerankResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .sluice.provider.v1.RerankResult\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.sluice.chat.v1.Usage\x12&\n\x06target\x18\x03 \x01(\x0b\x32\x16.sluice.chat.v1.Target\"\xcd\x01\n\x12\x43ountTokensRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc0\x02\x12\x36\n\x08messages\x18\x02 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12\x1f\n\x12system_instruction\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\x05tools\x18\x04 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x42\x15\n\x13_system_instruction\"\x8f\x01\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".sluice.provider.v1.TokenCountKind\x12\x0e\n\x06margin\x18\x03 \x01(\x01\x12&\n\x06target\x18\x04 \x01(\x0b\x32\x16.sluice.chat.v1.Target2\x8b\x02\n\x10\x45mbeddingService\x12J\n\x05\x45mbed\x12\x1f.sluice.gateway.v1.EmbedRequest\x1a .sluice.gateway.v1.EmbedResponse\x12M\n\x06Rerank\x12 .sluice.gateway.v1.RerankRequest\x1a!.sluice.gateway.v1.RerankResponse\x12\\\n\x0b\x43ountTokens\x12%.sluice.gateway.v1.CountTokensRequest\x1a&.sluice.gateway.v1.CountTokensResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)sluice/gateway/v1/embedding_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1csluice/chat/v1/message.proto\x1a\x1bsluice/chat/v1/target.proto\x1a\x19sluice/chat/v1/tool.proto\x1a\x1asluice/chat/v1/usage.proto\x1a)sluice/provider/v1/provider_service.proto\"\xbc\x02\n\x0c\x45mbedRequest\x12\x19\n\x05model\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc0\x02\x12 \n\x05texts\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\x80 \"\x04r\x02\x10\x01\x12$\n\ndimensions\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04 \x00H\x00\x88\x01\x01\x12\x35\n\x04task\x18\x04 \x01(\x0e\x32\x1d.sluice.provider.v1.EmbedTaskB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12T\n\x06labels\x18\x05 \x03(\x0b\x32+.sluice.gateway.v1.EmbedRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\r\n\x0b_dimensions\"\x90\x01\n\rEmbedResponse\x12\x31\n\nembeddings\x18\x01 \x03(\x0b\x32\x1d.sluice.provider.v1.Embedding\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.sluice.chat.v1.Usage\x12&\n\x06target\x18\x03 \x01(\x0b\x32\x16.sluice.chat.v1.Target\"\x95\x02\n\rRerankRequest\x12\x19\n\x05model\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xc0\x02\x12\x1a\n\x05query\x18\x02 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\x80\x80\x02\x12 \n\x05texts\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\x0b\x08\x01\x10\xe8\x07\"\x04r\x02\x10\x01\x12\x1b\n\x05top_n\x18\x04 \x01(\x05\x42\x07\xbaH\x04\x1a\x02 \x00H\x00\x88\x01\x01\x12U\n\x06labels\x18\x05 \x03(\x0b\x32,.sluice.gateway.v1.RerankRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18@*\x05r\x03\x18\x80\x02\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x08\n\x06_top_n\"\x91\x01\n\x0eRerankResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .sluice.provider.v1.RerankResult\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.sluice.chat.v1.Usage\x12&\n\x06target\x18\x03 \x01(\x0b\x32\x16.sluice.chat.v1.Target\"\xcd\x01\n\x12\x43ountTokensRequest\x12\x17\n\x05model\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xc0\x02\x12\x36\n\x08messages\x18\x02 \x03(\x0b\x32\x17.sluice.chat.v1.MessageB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x80\x08\x12\x1f\n\x12system_instruction\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\x05tools\x18\x04 \x03(\x0b\x32\x14.sluice.chat.v1.ToolB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x42\x15\n\x13_system_instruction\"\x8f\x01\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x30\n\x04kind\x18\x02 \x01(\x0e\x32\".sluice.provider.v1.TokenCountKind\x12\x0e\n\x06margin\x18\x03 \x01(\x01\x12&\n\x06target\x18\x04 \x01(\x0b\x32\x16.sluice.chat.v1.Target2\x8b\x02\n\x10\x45mbeddingService\x12J\n\x05\x45mbed\x12\x1f.sluice.gateway.v1.EmbedRequest\x1a .sluice.gateway.v1.EmbedResponse\x12M\n\x06Rerank\x12 .sluice.gateway.v1.RerankRequest\x1a!.sluice.gateway.v1.RerankResponse\x12\\\n\x0b\x43ountTokens\x12%.sluice.gateway.v1.CountTokensRequest\x1a&.sluice.gateway.v1.CountTokensResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.gateway.v1.embedding_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_EMBEDREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_EMBEDREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_EMBEDREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_EMBEDREQUEST'].fields_by_name['model']._serialized_options = b'\272H\007r\005\020\001\030\300\002'
   _globals['_EMBEDREQUEST'].fields_by_name['texts']._loaded_options = None
@@ -45,6 +47,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST'].fields_by_name['dimensions']._serialized_options = b'\272H\010\032\006\030\200\200\004 \000'
   _globals['_EMBEDREQUEST'].fields_by_name['task']._loaded_options = None
   _globals['_EMBEDREQUEST'].fields_by_name['task']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_EMBEDREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_EMBEDREQUEST'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020\020\"\006r\004\020\001\030@*\005r\003\030\200\002'
+  _globals['_RERANKREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_RERANKREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_RERANKREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_RERANKREQUEST'].fields_by_name['model']._serialized_options = b'\272H\007r\005\020\001\030\300\002'
   _globals['_RERANKREQUEST'].fields_by_name['query']._loaded_options = None
@@ -53,6 +59,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RERANKREQUEST'].fields_by_name['texts']._serialized_options = b'\272H\016\222\001\013\010\001\020\350\007\"\004r\002\020\001'
   _globals['_RERANKREQUEST'].fields_by_name['top_n']._loaded_options = None
   _globals['_RERANKREQUEST'].fields_by_name['top_n']._serialized_options = b'\272H\004\032\002 \000'
+  _globals['_RERANKREQUEST'].fields_by_name['labels']._loaded_options = None
+  _globals['_RERANKREQUEST'].fields_by_name['labels']._serialized_options = b'\272H\024\232\001\021\020\020\"\006r\004\020\001\030@*\005r\003\030\200\002'
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['model']._loaded_options = None
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['model']._serialized_options = b'\272H\005r\003\030\300\002'
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['messages']._loaded_options = None
@@ -60,17 +68,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['tools']._loaded_options = None
   _globals['_COUNTTOKENSREQUEST'].fields_by_name['tools']._serialized_options = b'\272H\006\222\001\003\020\200\001'
   _globals['_EMBEDREQUEST']._serialized_start=251
-  _globals['_EMBEDREQUEST']._serialized_end=434
-  _globals['_EMBEDRESPONSE']._serialized_start=437
-  _globals['_EMBEDRESPONSE']._serialized_end=581
-  _globals['_RERANKREQUEST']._serialized_start=584
-  _globals['_RERANKREQUEST']._serialized_end=727
-  _globals['_RERANKRESPONSE']._serialized_start=730
-  _globals['_RERANKRESPONSE']._serialized_end=875
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=878
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1083
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1086
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1229
-  _globals['_EMBEDDINGSERVICE']._serialized_start=1232
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1499
+  _globals['_EMBEDREQUEST']._serialized_end=567
+  _globals['_EMBEDREQUEST_LABELSENTRY']._serialized_start=507
+  _globals['_EMBEDREQUEST_LABELSENTRY']._serialized_end=552
+  _globals['_EMBEDRESPONSE']._serialized_start=570
+  _globals['_EMBEDRESPONSE']._serialized_end=714
+  _globals['_RERANKREQUEST']._serialized_start=717
+  _globals['_RERANKREQUEST']._serialized_end=994
+  _globals['_RERANKREQUEST_LABELSENTRY']._serialized_start=507
+  _globals['_RERANKREQUEST_LABELSENTRY']._serialized_end=552
+  _globals['_RERANKRESPONSE']._serialized_start=997
+  _globals['_RERANKRESPONSE']._serialized_end=1142
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=1145
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=1350
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1353
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1496
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1499
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1766
 # @@protoc_insertion_point(module_scope)

@@ -57,14 +57,16 @@ class EmbeddingServiceServicer:
     """
 
     def Embed(self, request, context):
-        """Turns texts into vectors, in order.
+        """Turns texts into vectors, in order. Many texts are embedded in several batches at once. If one fails, the call does.
+        Another target of the route takes over only with the same model: vectors of two models cannot be compared.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rerank(self, request, context):
-        """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it.
+        """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it. The next
+        target of the route takes over where one fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

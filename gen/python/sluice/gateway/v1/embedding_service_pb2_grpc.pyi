@@ -17,9 +17,13 @@ class EmbeddingServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Embed: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.EmbedRequest, _embedding_service_pb2.EmbedResponse]
-    """Turns texts into vectors, in order."""
+    """Turns texts into vectors, in order. Many texts are embedded in several batches at once. If one fails, the call does.
+    Another target of the route takes over only with the same model: vectors of two models cannot be compared.
+    """
     Rerank: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.RerankRequest, _embedding_service_pb2.RerankResponse]
-    """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it."""
+    """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it. The next
+    target of the route takes over where one fails.
+    """
     CountTokens: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.CountTokensRequest, _embedding_service_pb2.CountTokensResponse]
     """Counts the tokens of a prompt."""
 
@@ -32,7 +36,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.EmbedRequest,
         context: _aio.ServicerContext[_embedding_service_pb2.EmbedRequest, _abc.Awaitable[_embedding_service_pb2.EmbedResponse]],
     ) -> _abc.Awaitable[_embedding_service_pb2.EmbedResponse]:
-        """Turns texts into vectors, in order."""
+        """Turns texts into vectors, in order. Many texts are embedded in several batches at once. If one fails, the call does.
+        Another target of the route takes over only with the same model: vectors of two models cannot be compared.
+        """
 
     @_abc_1.abstractmethod
     def Rerank(
@@ -40,7 +46,9 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _embedding_service_pb2.RerankRequest,
         context: _aio.ServicerContext[_embedding_service_pb2.RerankRequest, _abc.Awaitable[_embedding_service_pb2.RerankResponse]],
     ) -> _abc.Awaitable[_embedding_service_pb2.RerankResponse]:
-        """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it."""
+        """Orders texts by how well they answer a query. UNSUPPORTED_OPERATION where the integration does not offer it. The next
+        target of the route takes over where one fails.
+        """
 
     @_abc_1.abstractmethod
     def CountTokens(
