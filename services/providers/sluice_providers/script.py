@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from sluice.chat.v1 import passage_pb2, tool_pb2
+from sluice.chat.v1 import message_pb2, passage_pb2, tool_pb2
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 
@@ -152,6 +152,7 @@ class _Short(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 SHORT_FORMS: Final[Mapping[str, str]] = {
     "echo": "Repeats the last user message",
     "text": "Writes so many words (tokens=), or what say= says",
+    "continue": "Writes as text does, on from where the assistant's last message ends",
     "reason": "Reasons first, then writes",
     "tool": "Calls the tools it is offered",
     "json": "Answers with JSON: value=, or an instance of the schema asked for",
@@ -209,6 +210,9 @@ def _steps(form: str, short: _Short, request: pb.GenerateRequest) -> list[Step]:
         steps.append(Step(reasoning=words(reasoning)))
     if form == "echo":
         steps.append(Step(text=last_user_text(request)))
+    elif form == "continue":
+        text = words(short.tokens)
+        steps.append(Step(text=text.removeprefix(started_text(request))))
     elif form == "tool":
         offered = [tool_name(tool) for tool in request.tools] or ["tool"]
         for index in range(short.calls):
@@ -281,6 +285,14 @@ def last_user_text(request: pb.GenerateRequest) -> str:
         if message.role == 1:
             return "\n".join(part.text for part in message.parts if part.WhichOneof("kind") == "text")
     return ""
+
+
+def started_text(request: pb.GenerateRequest) -> str:
+    """Returns the text that the assistant has begun with: the last message, if it is the assistant's own."""
+    last = request.messages[-1]
+    if last.role != message_pb2.MESSAGE_ROLE_ASSISTANT:
+        return ""
+    return "".join(part.text for part in last.parts if part.WhichOneof("kind") == "text")
 
 
 def tool_name(tool: tool_pb2.Tool) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sluice.chat.v1 import parameters_pb2, passage_pb2, tool_pb2, usage_pb2
+from sluice.chat.v1 import message_pb2, parameters_pb2, passage_pb2, tool_pb2, usage_pb2
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError
 from sluice_providers.script import SHORT_FORMS, instance_of, words
@@ -255,3 +255,13 @@ def test_the_guide_names_every_form_fault_and_parameter() -> None:
         known += kind.__struct_fields__
     missing = [name for name in known if f"`{name}" not in guide]
     assert not missing
+
+
+async def test_it_goes_on_where_the_assistant_began(scripted: Subject) -> None:
+    request = asking("s", "continue?tokens=5")
+    assert request.messages[-1].role == message_pb2.MESSAGE_ROLE_USER
+    began = message_pb2.Message(role=message_pb2.MESSAGE_ROLE_ASSISTANT, parts=[message_pb2.Part(text=words(2))])
+    whole = await scripted.generate(request)
+    request.messages.append(began)
+    rest = await scripted.generate(request)
+    assert words(2) + text_of(rest) == text_of(whole) == words(5)

@@ -20,6 +20,8 @@ from sluice_providers.words import hashed_vector, terms
 EMBEDDING_MODEL: Final = "embed"
 RERANKING_MODEL: Final = "rerank"
 _DIMENSIONS: Final = 256
+_MORE: Final = {"continue": [model_pb2.CAPABILITY_ASSISTANT_PREFILL]}
+"""What single models can do beside what all can."""
 
 
 class ScriptedSettings(base.Settings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -117,7 +119,7 @@ class ScriptedAdapter(Adapter):
                 owned_by="sluice",
                 family="scripted",
                 context_window=1_000_000,
-                capabilities=capabilities,
+                capabilities=capabilities + _MORE.get(name, []),
                 source=model_pb2.MODEL_SOURCE_STATIC,
             )
             for name in (*SHORT_FORMS, *self.settings.scripts)
