@@ -44,6 +44,8 @@ class Pump(Generic[T]):
         self._task.add_done_callback(self._on_done)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it; where nobody waits any more, that is no news
         if not self._ended.done():
             self._ended.set_result(None)
 

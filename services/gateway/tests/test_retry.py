@@ -149,3 +149,33 @@ async def test_under_overload_retries_are_a_share_of_all_attempts(start: Any, as
             await client.stream(ask("scripted/text?fault=UPSTREAM_OVERLOADED"))
         attempts = len(await client.rows("attempts"))
     assert 40 < attempts <= 40 + 1 + 4
+
+
+async def test_what_is_on_record_is_ended_however_little_time_there_is(start: Any, ask: Any, until: Any) -> None:
+    async with start() as client:
+        for nanos in (1, 1_000_000, 20_000_000):
+            await client.stream(ask("scripted/text?ttft_ms=9000", max_duration={"nanos": nanos}))
+        await until(lambda: client.gateway.responses.running == 0)
+        rows = await client.rows("attempts")
+    assert {row["outcome"] for row in rows} <= {"cancelled", "failed"}
+
+
+async def test_an_integration_that_is_gone_since_the_plan_falls_back(start: Any, ask: Any) -> None:
+    async with start() as client:
+        integrations, planner = client.gateway._integrations, client.gateway.responses._planner
+        spec = ask("scripted/text?tokens=2", fallbacks=["scripted/text?tokens=1"])
+        planned = planner.plan(spec.model, spec.fallbacks)
+        planner.plan = lambda *_: planned
+        get, asked = integrations.get, []
+
+        def gone_once(name: str) -> Any:
+            asked.append(name)
+            if len(asked) == 1:
+                raise make_error(R.ERROR_REASON_MODEL_NOT_FOUND, "no integration")
+            return get(name)
+
+        integrations.get = gone_once
+        seen = await client.stream(spec)
+        rows = await client.rows("attempts")
+    assert seen.error is None
+    assert [(row["outcome"], row["reason"]) for row in rows] == [("failed", "MODEL_NOT_FOUND"), ("completed", "")]

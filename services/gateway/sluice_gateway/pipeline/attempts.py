@@ -37,6 +37,7 @@ from sluice_gateway.pipeline.standing import Standings
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.responses.response import Response
 from sluice_kit.errors import DeadlineError, Reason, SluiceError
+from sluice_kit.ports import Generator
 
 if TYPE_CHECKING:
     from sluice_gateway.pipeline.run import Job
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _CONTEXT_TOO_LONG: Final = ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG
 _CIRCUIT_OPEN: Final = ErrorReason.ERROR_REASON_CIRCUIT_OPEN
+_FAILED: Final = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
 _CANCELLED: Final = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
 
 
@@ -108,7 +110,10 @@ class Attempts:
             if self._first is not None and self._first.target != target:
                 self._pass_over(target)
                 continue
-            if self._has_time(target) and (relay := await self._try(target)) is not None:
+            # One that is on record already has to begin, however little time is left.
+            if self._first is None and not self._has_time(target):
+                continue
+            if (relay := await self._try(target)) is not None:
                 return relay
         if self._failure is None:
             raise self._means.standings.refusal(self._job.plan.targets)
@@ -244,14 +249,21 @@ class Attempts:
         )
         if self._partial is not None:
             continue_from(self._partial, request, tokens_left(request.parameters, self.records[:-1]))
-        generator = means.integrations.get(record.target.provider).generator
         try:
+            generator = self._generator(record)
             await run_attempt(generator, request, job.call, job.plan.limits, relay)
         finally:
             final = relay.completed.usage if relay.completed is not None else None
             settle_attempt(record, final, request, means.prices)
             means.ledger.attempt_ended(record)
             means.standings.ended(record)
+
+    def _generator(self, record: AttemptRecord) -> Generator:
+        try:
+            return self._means.integrations.get(record.target.provider).generator
+        except SluiceError as error:  # it was removed since the answer was planned
+            record.outcome, record.error_reason, record.duration = _FAILED, error.reason, 0.0
+            raise
 
     def _break_off(self, relay: Relay, failure: SluiceError) -> None:
         """Gets ready for an attempt that makes up for one that broke off after its first content.
