@@ -92,6 +92,7 @@ class GitReader:
             if seen > self._budget.max_objects:
                 raise exceeded("max_objects", f"more than {self._budget.max_objects} entries to look at")
             head, _, name = row.partition(b"\t")
+            self._budget.check_depth(name.count(b"/") + 1)
             folder, _, last = name.rpartition(b"/")
             if last != IGNORE_FILE.encode() or not head.startswith(b"100"):
                 continue

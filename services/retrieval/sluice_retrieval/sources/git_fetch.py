@@ -1,6 +1,7 @@
 """Fetches one commit into a bare repository of our own, and as a difference where an earlier one was kept."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 import struct
@@ -14,6 +15,7 @@ from sluice_retrieval.sources.git_process import Git
 _REF: Final = "refs/sluice/wanted"
 _URL_FILE: Final = "sluice-url"
 _PACK_HEAD: Final = struct.Struct(">4sII")
+_PIECE: Final = 1 << 20
 _MAX_PACKS: Final = 32
 """Packs of a repository that is kept; each fetch adds one, with what nobody needs any more."""
 _CANNOT: Final = (
@@ -112,7 +114,24 @@ class Fetch:
         packs = list((self._folder / "objects" / "pack").glob("*.pack"))
         if len(packs) > _MAX_PACKS or sum(map(_objects_in, packs)) > self._budget.max_objects:
             return False
-        return _bytes_below(self._folder) <= self._budget.max_total_bytes
+        if _bytes_below(self._folder) > self._budget.max_total_bytes:
+            return False
+        # A bit that fell over would be seen when its object is read, but not in what git only tells of one, as its size.
+        return all(self._is_whole(path) for pack in packs for path in (pack, pack.with_suffix(".idx")))
+
+    def _is_whole(self, path: Path) -> bool:
+        """Tells whether a pack, or its index, ends with the hash of what is before that."""
+        digest, held = hashlib.sha1(usedforsecurity=False), b""
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(_PIECE):
+                    self._budget.check_time()
+                    held += piece
+                    digest.update(held[: -digest.digest_size])
+                    held = held[-digest.digest_size :]
+        except OSError:
+            return False
+        return held == digest.digest()
 
 
 def _commit(git: Git) -> str:

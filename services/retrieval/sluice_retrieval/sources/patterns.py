@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from pathspec import GitIgnoreSpec
 
@@ -11,6 +11,8 @@ _MAX_DOUBLE_STARS: Final = 4
 _STARS: Final = re.compile(r"\*+")
 _IGNORE_LINE: Final = re.compile(r"\r?\n")
 """What ends a line for git: not what else Unicode may call an end."""
+_FOLDER_END: Final = "ps_d"
+"""The group of pathspec's regular expressions that matches the slash after a folder."""
 
 
 class PatternError(ValueError):
@@ -78,26 +80,57 @@ class IgnoreRules:
     """The .gitignore files on the way from the root to a folder; the deepest that says anything decides."""
 
     def __init__(self) -> None:
-        self._specs: tuple[tuple[str, GitIgnoreSpec], ...] = ()
+        self._files: tuple[tuple[str, tuple[_Rule, ...]], ...] = ()
 
     def within(self, folder: str, text: str | None) -> "IgnoreRules":
         """Returns the rules inside a folder (its path, empty for the root), whose .gitignore holds `text`, if any."""
         if text is None:
             return self
-        spec = _lenient(text)
         child = IgnoreRules()
-        child._specs = ((f"{folder}/" if folder else "", spec), *self._specs)
+        child._files = ((f"{folder}/" if folder else "", _rules_in(text)), *self._files)
         return child
 
     def ignores(self, path: str, *, is_folder: bool) -> bool:
-        """Tells whether a file or folder is ignored. Folders that are ignored are not entered."""
-        for prefix, spec in self._specs:
-            verdict = spec.check_file(path[len(prefix) :] + ("/" if is_folder else "")).include
-            if verdict is not None:
-                return verdict
+        """Tells whether a file or folder is ignored, none of the folders that it lies in being so: those are not
+        entered, and nothing in them is asked for."""
+        for prefix, rules in self._files:
+            inner = path[len(prefix) :] + ("/" if is_folder else "")
+            for rule in rules:
+                if rule.means(inner):
+                    return rule.ignores
         return False
 
 
-def _lenient(text: str) -> GitIgnoreSpec:
-    """Reads a .gitignore as git does, which passes over lines that it does not understand."""
-    return GitIgnoreSpec.from_lines([line for line in _IGNORE_LINE.split(text) if _mistake_in(line) is None])
+class _Rule(NamedTuple):
+    """A line of a .gitignore."""
+
+    pattern: re.Pattern[str]
+    ignores: bool
+    """False: it takes back what lines before it ignore."""
+
+    def means(self, path: str) -> bool:
+        """Tells whether a line means this file or folder (which ends with a slash) itself. The regular expression also
+        matches what lies in a folder that is meant, and says by its group where the folder ends."""
+        match = self.pattern.search(path)
+        if match is None:
+            return False
+        if not self.pattern.pattern.startswith("^"):
+            # `*` is everything, `*/` every folder.
+            return _FOLDER_END not in self.pattern.groupindex or path.endswith("/")
+        if _FOLDER_END not in self.pattern.groupindex:
+            # `a/**` is all that lies in a folder, and not the folder.
+            return match.end() < len(path) or not match[0].endswith("/")
+        end = match.end(_FOLDER_END)
+        return end in (-1, len(path))
+
+
+def _rules_in(text: str) -> tuple[_Rule, ...]:
+    """Reads a .gitignore as git does, which passes over lines that it does not understand. The last line comes first."""
+    lines = [line for line in _IGNORE_LINE.split(text) if _mistake_in(line) is None]
+    found: list[_Rule] = []
+    for pattern in GitIgnoreSpec.from_lines(lines).patterns:
+        # A comment and an empty line have neither.
+        expression: re.Pattern[str] | None = getattr(pattern, "regex", None)
+        if expression is not None and pattern.include is not None:
+            found.append(_Rule(expression, pattern.include))
+    return tuple(reversed(found))

@@ -28,6 +28,8 @@ def skip_file(path: str, name: str, rules: IgnoreRules, filters: PathFilter) -> 
     """Returns why a file does not count, as far as its path tells, or None."""
     if is_bad_name(name):
         return "bad_name"
+    if name == ".git":  # of a worktree or a submodule: it says where the rest lies
+        return "hidden"
     if rules.ignores(path, is_folder=False):
         return "ignored"
     if not filters.takes(path):
