@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sluice_cli import ask, config, corpora, index, keys, login, models, output, status, tasks, up, usage
+from sluice_cli import ask, config, corpora, index, integrations, keys, login, models, output, status, tasks, up, usage
 from sluice_cli.options import Json, help_of
 
 _EPILOG = """[bold]First steps[/]
@@ -47,6 +47,7 @@ _command("models", models.models, _MESH)
 _command("routes", models.routes, _MESH)
 _command("usage", usage.usage, _MESH)
 _command("login", login.login, _MESH)
+app.add_typer(integrations.app, name="integrations", rich_help_panel=_MESH)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=_MESH)
 app.add_typer(config.app, name="config", rich_help_panel=_MORE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_MORE)

@@ -27,6 +27,8 @@ ROLES: Final[Mapping[str, "Role.ValueType"]] = {
     "/sluice.gateway.v1.IntegrationService/GetIntegrationHealth": _USER,
     "/sluice.gateway.v1.IntegrationService/WatchIntegrationHealth": _USER,
     "/sluice.gateway.v1.IntegrationService/BeginSignIn": _ADMIN,
+    "/sluice.gateway.v1.IntegrationService/RegisterIntegration": _ADMIN,
+    "/sluice.gateway.v1.IntegrationService/RemoveIntegration": _ADMIN,
     "/sluice.gateway.v1.UsageService/QueryUsage": _USER,
     "/sluice.provider.v1.ProviderService/Generate": _USER,
     "/sluice.provider.v1.ProviderService/GenerateWhole": _USER,

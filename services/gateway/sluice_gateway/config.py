@@ -196,6 +196,14 @@ class CatalogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Longest wait for integrations that are asked; those that take longer are named as unreachable."""
 
 
+class RegistrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Integrations that administrators register at run time."""
+
+    allow: tuple[str, ...] = ()
+    """Addresses at which they may be: `HOST:PORT` or `unix:/PATH`, in which `*` stands for any text within the host, for
+    the port, or within a part of the path. Empty: none may be registered."""
+
+
 def _default_routes() -> dict[str, RouteConfig]:
     return {"default": RouteConfig(targets=("extractive/quote",))}
 
@@ -229,3 +237,4 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embeddings: EmbeddingConfig = EmbeddingConfig()
     health: HealthConfig = HealthConfig()
     catalog: CatalogConfig = CatalogConfig()
+    registration: RegistrationConfig = RegistrationConfig()

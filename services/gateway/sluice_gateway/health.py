@@ -39,6 +39,10 @@ class Health:
     def __init__(self) -> None:
         self._probed: dict[str, GetStatusResponse] = {}
 
+    def forget(self, integration: str) -> None:
+        """Forgets what the last probe told."""
+        self._probed.pop(integration, None)
+
     async def ask(self, integration: Integration, call: Call, *, probe: bool) -> pb.IntegrationHealth:
         """Returns how an integration is, within the call's deadline. Never raises a SluiceError: it is the answer.
 
@@ -127,8 +131,9 @@ def _silent_vendor(integration: Integration) -> SluiceError:
 class _Watcher:
     """One call that follows. It keeps the newest state of each integration and no more, however slowly it reads."""
 
-    def __init__(self, ids: Sequence[str]) -> None:
-        self.ids = ids
+    def __init__(self, ids: Sequence[str], *, follows_all: bool) -> None:
+        self.ids = list(ids)
+        self.follows_all = follows_all
         self.pending: dict[str, pb.Integration] = {}
         self.news = asyncio.Event()
         self.scope: asyncio.Timeout | None = None
@@ -174,7 +179,7 @@ class HealthMonitor:
         unknown integration, and DRAINING when the gateway shuts down.
         """
         asked = [self._integrations.get(only)] if only else list(self._integrations)
-        watcher = _Watcher([integration.id for integration in asked])
+        watcher = _Watcher([integration.id for integration in asked], follows_all=not only)
         self._attach(watcher, asked)
         try:
             async with asyncio.timeout(0 if self._draining else None) as scope:
@@ -207,6 +212,28 @@ class HealthMonitor:
             if watcher.scope is not None:
                 watcher.scope.reschedule(asyncio.get_running_loop().time())
 
+    def added(self, integration: Integration) -> None:
+        """Is told of an integration that came: who watches all watches it, too."""
+        for watcher in self._watchers:
+            if watcher.follows_all:
+                watcher.ids.append(integration.id)
+                self._begin(integration)
+
+    def removed(self, integration: str) -> None:
+        """Is told of an integration that went: who watches it sees that once."""
+        task = self._following.pop(integration, None)
+        if task is not None:
+            task.cancel()
+        self._now.pop(integration, None)
+        self._probe_due.pop(integration, None)
+        self._health.forget(integration)
+        gone = pb.Integration(id=integration, health=pb.IntegrationHealth(state=pb.HealthState.HEALTH_STATE_REMOVED))
+        for watcher in self._watchers:
+            if integration in watcher.ids:
+                watcher.ids.remove(integration)
+                watcher.pending[integration] = gone
+                watcher.news.set()
+
     async def close(self) -> None:
         """Ends what runs and waits for it."""
         for task in self._tasks:
@@ -223,7 +250,8 @@ class HealthMonitor:
                     await watcher.news.wait()
         except TimeoutError:
             pass  # a slow one does not hold the others up
-        watcher.pending = {one: self._now.get(one) or self._unknown(one) for one in watcher.ids}
+        gone = {one: last for one, last in watcher.pending.items() if one not in watcher.ids}
+        watcher.pending = {one: self._now.get(one) or self._unknown(one) for one in watcher.ids} | gone
 
     def _unknown(self, one: str) -> pb.Integration:
         integration = self._integrations.get(one)
@@ -232,14 +260,18 @@ class HealthMonitor:
     def _attach(self, watcher: _Watcher, asked: Sequence[Integration]) -> None:
         self._watchers.add(watcher)
         for integration in asked:
-            if integration.id not in self._following:
-                # In a context of its own: it works for every watcher, not for the call that happened to be first.
-                task = asyncio.get_running_loop().create_task(
-                    self._follow(integration), name=f"health of {integration.id}", context=contextvars.Context()
-                )
-                self._following[integration.id] = task
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            self._begin(integration)
+
+    def _begin(self, integration: Integration) -> None:
+        """Follows an integration, unless it is followed."""
+        if integration.id not in self._following:
+            # In a context of its own: it works for every watcher, not for the call that happened to be first.
+            task = asyncio.get_running_loop().create_task(
+                self._follow(integration), name=f"health of {integration.id}", context=contextvars.Context()
+            )
+            self._following[integration.id] = task
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def _detach(self, watcher: _Watcher) -> None:
         self._watchers.discard(watcher)
@@ -282,6 +314,8 @@ class HealthMonitor:
         now = pb.Integration(
             id=integration.id, adapter=integration.adapter, placement=integration.placement, health=health
         )
+        if self._following.get(integration.id) is not asyncio.current_task():
+            return  # removed meanwhile
         before = self._now.get(integration.id)
         self._now[integration.id] = now
         if before is not None:

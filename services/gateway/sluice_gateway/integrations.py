@@ -1,6 +1,7 @@
 """The adapters the gateway can reach: over grpc, or inside its own process."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.metadata import entry_points
@@ -12,7 +13,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_gateway.config import IntegrationConfig
 from sluice_kit.call import Call
-from sluice_kit.channels import ChannelPool, outgoing
+from sluice_kit.channels import ChannelPool, open_channel, outgoing
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import from_rpc_error, make_error
 from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send, SendStep
@@ -106,22 +107,64 @@ class RemoteGenerator:
             raise from_rpc_error(error, self._integration) from None
 
 
-class Integration:
-    """A configured adapter."""
+class RegisteredGenerator(RemoteGenerator):
+    """An adapter that was registered at run time: it has a channel of its own, which ends with its last call."""
 
-    def __init__(self, integration: str, generator: Generator, placement: str) -> None:
+    def __init__(self, integration: str, channel: grpc.aio.Channel) -> None:
+        super().__init__(integration, channel)
+        self._channel = channel
+        self._calls = 0
+        self._idle: asyncio.Future[None] | None = None
+
+    async def retire(self) -> None:
+        """Lets the calls that are under way end, and closes the channel."""
+        if self._calls:
+            self._idle = asyncio.get_running_loop().create_future()
+            await self._idle
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends the calls that are under way."""
+        await self._channel.close(None)
+
+    async def _stream(self, stream: Any, send: Callable[[Any], Awaitable[None] | None]) -> None:
+        with self._call():
+            await super()._stream(stream, send)
+
+    async def _unary(self, method: Any, request: Any, call: Call) -> Any:
+        with self._call():
+            return await super()._unary(method, request, call)
+
+    @contextlib.contextmanager
+    def _call(self) -> Iterator[None]:
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls and self._idle is not None and not self._idle.done():
+                self._idle.set_result(None)
+
+
+class Integration:
+    """An adapter as the gateway knows it."""
+
+    def __init__(self, integration: str, generator: Generator, placement: str, *, registered: bool = False) -> None:
         self.id = integration
         self.generator = generator
         self.placement = placement
+        self.registered = registered
+        """Whether it was registered at run time, and may be removed."""
         self.adapter = ""
         """Name of the adapter behind it, once it was asked."""
 
 
 class Integrations:
-    """The adapters by id."""
+    """The adapters by id: those of the configuration, and those registered at run time."""
 
     def __init__(self, document: ConfigDocument, configs: dict[str, IntegrationConfig], channels: ChannelPool) -> None:
         self._by_id: dict[str, Integration] = {}
+        self._retiring: dict[RegisteredGenerator, asyncio.Task[None]] = {}
         for name, config in sorted(configs.items()):
             if (config.address is None) != config.colocate:
                 raise document.error(f"gateway.integrations.{name}", "needs either address or colocate: true")
@@ -132,7 +175,7 @@ class Integrations:
                 self._by_id[name] = Integration(name, _colocated(document, name), "colocated")
 
     def __iter__(self) -> Iterator[Integration]:
-        return iter(self._by_id.values())
+        return iter([*self._by_id.values()])
 
     def __contains__(self, integration: str) -> bool:
         return integration in self._by_id
@@ -149,13 +192,38 @@ class Integrations:
             )
         return found
 
+    def add(self, integration: str, address: str) -> Integration:
+        """Adds one that was registered at run time. Its id must not be taken."""
+        generator = RegisteredGenerator(integration, open_channel(address))
+        added = Integration(integration, generator, "process", registered=True)
+        self._by_id = dict(sorted({**self._by_id, integration: added}.items()))
+        return added
+
+    def remove(self, integration: str) -> None:
+        """Removes one that was registered. What it is being asked goes on to its end; nothing new is asked of it."""
+        generator = self._by_id.pop(integration).generator
+        assert isinstance(generator, RegisteredGenerator)  # no other is removed
+        task = asyncio.get_running_loop().create_task(generator.retire(), name=f"retiring {integration}")
+        self._retiring[generator] = task
+        task.add_done_callback(lambda _: self._retiring.pop(generator, None))
+
+    @property
+    def retiring(self) -> int:
+        """How many were removed and still have calls under way."""
+        return len(self._retiring)
+
     async def start(self) -> None:
         """Starts those inside this process."""
         await asyncio.gather(*(integration.generator.start() for integration in self))
 
     async def close(self) -> None:
         """Closes them."""
-        await asyncio.gather(*(integration.generator.close() for integration in self))
+        retiring = list(self._retiring.items())
+        for _, task in retiring:
+            task.cancel()
+        generators: list[Generator] = [integration.generator for integration in self]
+        generators += [generator for generator, _ in retiring]
+        await asyncio.gather(*(generator.close() for generator in generators))
 
 
 def _colocated(document: ConfigDocument, integration: str) -> Generator:

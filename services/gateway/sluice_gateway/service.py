@@ -20,6 +20,7 @@ from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Pipeline
 from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.records.ledger import Ledger
+from sluice_gateway.registration import AllowList, Registration
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.retrieval import Retrieval
 from sluice_gateway.services.chat import ChatService
@@ -57,6 +58,7 @@ class Gateway:
         self._channels: ChannelPool
         self._integrations: Integrations
         self._ledger: Ledger
+        self._registration: Registration
         self._inside: Server | None = None
         self.pipeline: Pipeline
         self.responses: Responses
@@ -98,14 +100,22 @@ class Gateway:
         self.monitor = HealthMonitor(
             self._integrations, health, config.health, config.watchers.heartbeat_seconds, self.catalog.invalidate
         )
+        self._registration = Registration(
+            AllowList(self._document, config.registration.allow),
+            self._integrations,
+            self._ledger.registered,
+            self.catalog,
+            self.monitor,
+        )
         server.add(
             integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
-            IntegrationService(self._integrations, health, self.monitor, self.catalog),
+            IntegrationService(self._integrations, health, self.monitor, self.catalog, self._registration),
         )
         forward.register(server, forward.Peers({forward.RETRIEVAL: peer} if peer is not None else {}))
 
     async def start(self) -> None:
         await self._ledger.recover()
+        self._registration.restore()
         await self._integrations.start()
         self.responses.start()
         if self._inside is not None:

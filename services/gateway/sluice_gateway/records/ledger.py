@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 
 from sluice.chat.v1 import event_pb2, usage_pb2
 from sluice_gateway.records.migrate import prepare
+from sluice_gateway.records.registered import Registered
 from sluice_gateway.records.schema import Keys, attempts, first_key, metadata, responses
 from sluice_gateway.records.usage import UsageReader
 from sluice_gateway.records.writer import Row, Statement, Writer
@@ -121,6 +122,8 @@ class Ledger:
         self._writer = Writer(self._engine)
         self.usage = UsageReader(path, self._writer.flush)
         """Sums over the attempts."""
+        self.registered = Registered(self._writer)
+        """The integrations that were registered at run time."""
 
     async def recover(self) -> None:
         """Ends what a crash left open: responses as RESPONSE_LOST, attempts with what they are known to have used."""

@@ -78,6 +78,17 @@ attempts = Table(
 # A tenant's rows of a range of time. New ones go to the end of their tenant's, so a commit touches one page more.
 ATTEMPTS_OF_TENANT: Final = Index("attempts_tenant", attempts.c.tenant, attempts.c.key)
 
+# What was registered at run time; it belongs to the whole mesh, and the row says who did it.
+integrations = Table(
+    "integrations",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("address", Text, nullable=False),
+    Column("tenant", String(128), nullable=False),
+    Column("subject", String(256), nullable=False),
+    Column("create_ns", BigInteger, nullable=False),
+)
+
 _MILLISECOND_BITS: Final = 20
 
 

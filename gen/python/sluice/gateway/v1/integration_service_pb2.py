@@ -29,7 +29,7 @@ from sluice.error.v1 import error_reason_pb2 as sluice_dot_error_dot_v1_dot_erro
 from sluice.provider.v1 import sign_in_pb2 as sluice_dot_provider_dot_v1_dot_sign__in__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sluice/gateway/v1/integration_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sluice/error/v1/error_reason.proto\x1a sluice/provider/v1/sign_in.proto\"s\n\x0bIntegration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x11\n\tplacement\x18\x03 \x01(\t\x12\x34\n\x06health\x18\x04 \x01(\x0b\x32$.sluice.gateway.v1.IntegrationHealth\"\x87\x02\n\x11IntegrationHealth\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.sluice.gateway.v1.HealthState\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x07latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10missing_settings\x18\x04 \x03(\t\x12,\n\x06reason\x18\x05 \x01(\x0e\x32\x1c.sluice.error.v1.ErrorReason\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12.\n\nprobe_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x17ListIntegrationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\x18ListIntegrationsResponse\x12\x34\n\x0cintegrations\x18\x01 \x03(\x0b\x32\x1e.sluice.gateway.v1.Integration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x1bGetIntegrationHealthRequest\x12\x1e\n\x0bintegration\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"T\n\x1cGetIntegrationHealthResponse\x12\x34\n\x06health\x18\x01 \x01(\x0b\x32$.sluice.gateway.v1.IntegrationHealth\"=\n\x1dWatchIntegrationHealthRequest\x12\x1c\n\x0bintegration\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\"U\n\x1eWatchIntegrationHealthResponse\x12\x33\n\x0bintegration\x18\x01 \x01(\x0b\x32\x1e.sluice.gateway.v1.Integration\"4\n\x12\x42\x65ginSignInRequest\x12\x1e\n\x0bintegration\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"C\n\x13\x42\x65ginSignInResponse\x12,\n\x04step\x18\x01 \x01(\x0b\x32\x1e.sluice.provider.v1.SignInStep*\xa3\x01\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16HEALTH_STATE_AVAILABLE\x10\x01\x12\x1e\n\x1aHEALTH_STATE_MISCONFIGURED\x10\x02\x12\x1c\n\x18HEALTH_STATE_UNAVAILABLE\x10\x03\x12\x1c\n\x18HEALTH_STATE_UNREACHABLE\x10\x04\x32\xdb\x03\n\x12IntegrationService\x12k\n\x10ListIntegrations\x12*.sluice.gateway.v1.ListIntegrationsRequest\x1a+.sluice.gateway.v1.ListIntegrationsResponse\x12w\n\x14GetIntegrationHealth\x12..sluice.gateway.v1.GetIntegrationHealthRequest\x1a/.sluice.gateway.v1.GetIntegrationHealthResponse\x12\x7f\n\x16WatchIntegrationHealth\x12\x30.sluice.gateway.v1.WatchIntegrationHealthRequest\x1a\x31.sluice.gateway.v1.WatchIntegrationHealthResponse0\x01\x12^\n\x0b\x42\x65ginSignIn\x12%.sluice.gateway.v1.BeginSignInRequest\x1a&.sluice.gateway.v1.BeginSignInResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+sluice/gateway/v1/integration_service.proto\x12\x11sluice.gateway.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"sluice/error/v1/error_reason.proto\x1a sluice/provider/v1/sign_in.proto\"\x87\x01\n\x0bIntegration\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x61pter\x18\x02 \x01(\t\x12\x11\n\tplacement\x18\x03 \x01(\t\x12\x34\n\x06health\x18\x04 \x01(\x0b\x32$.sluice.gateway.v1.IntegrationHealth\x12\x12\n\nregistered\x18\x05 \x01(\x08\"\x87\x02\n\x11IntegrationHealth\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.sluice.gateway.v1.HealthState\x12\x0f\n\x07version\x18\x02 \x01(\t\x12*\n\x07latency\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x18\n\x10missing_settings\x18\x04 \x03(\t\x12,\n\x06reason\x18\x05 \x01(\x0e\x32\x1c.sluice.error.v1.ErrorReason\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12.\n\nprobe_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"L\n\x17ListIntegrationsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"i\n\x18ListIntegrationsResponse\x12\x34\n\x0cintegrations\x18\x01 \x03(\x0b\x32\x1e.sluice.gateway.v1.Integration\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"=\n\x1bGetIntegrationHealthRequest\x12\x1e\n\x0bintegration\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"T\n\x1cGetIntegrationHealthResponse\x12\x34\n\x06health\x18\x01 \x01(\x0b\x32$.sluice.gateway.v1.IntegrationHealth\"=\n\x1dWatchIntegrationHealthRequest\x12\x1c\n\x0bintegration\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18@\"U\n\x1eWatchIntegrationHealthResponse\x12\x33\n\x0bintegration\x18\x01 \x01(\x0b\x32\x1e.sluice.gateway.v1.Integration\"4\n\x12\x42\x65ginSignInRequest\x12\x1e\n\x0bintegration\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"C\n\x13\x42\x65ginSignInResponse\x12,\n\x04step\x18\x01 \x01(\x0b\x32\x1e.sluice.provider.v1.SignInStep\"r\n\x1aRegisterIntegrationRequest\x12\x37\n\x0bintegration\x18\x01 \x01(\tB\"\xbaH\x1fr\x1d\x32\x1b^[a-z0-9][a-z0-9_.-]{0,63}$\x12\x1b\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\"R\n\x1bRegisterIntegrationResponse\x12\x33\n\x0bintegration\x18\x01 \x01(\x0b\x32\x1e.sluice.gateway.v1.Integration\":\n\x18RemoveIntegrationRequest\x12\x1e\n\x0bintegration\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\"\x1b\n\x19RemoveIntegrationResponse*\xbd\x01\n\x0bHealthState\x12\x1c\n\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16HEALTH_STATE_AVAILABLE\x10\x01\x12\x1e\n\x1aHEALTH_STATE_MISCONFIGURED\x10\x02\x12\x1c\n\x18HEALTH_STATE_UNAVAILABLE\x10\x03\x12\x1c\n\x18HEALTH_STATE_UNREACHABLE\x10\x04\x12\x18\n\x14HEALTH_STATE_REMOVED\x10\x05\x32\xc1\x05\n\x12IntegrationService\x12k\n\x10ListIntegrations\x12*.sluice.gateway.v1.ListIntegrationsRequest\x1a+.sluice.gateway.v1.ListIntegrationsResponse\x12w\n\x14GetIntegrationHealth\x12..sluice.gateway.v1.GetIntegrationHealthRequest\x1a/.sluice.gateway.v1.GetIntegrationHealthResponse\x12\x7f\n\x16WatchIntegrationHealth\x12\x30.sluice.gateway.v1.WatchIntegrationHealthRequest\x1a\x31.sluice.gateway.v1.WatchIntegrationHealthResponse0\x01\x12^\n\x0b\x42\x65ginSignIn\x12%.sluice.gateway.v1.BeginSignInRequest\x1a&.sluice.gateway.v1.BeginSignInResponse0\x01\x12t\n\x13RegisterIntegration\x12-.sluice.gateway.v1.RegisterIntegrationRequest\x1a..sluice.gateway.v1.RegisterIntegrationResponse\x12n\n\x11RemoveIntegration\x12+.sluice.gateway.v1.RemoveIntegrationRequest\x1a,.sluice.gateway.v1.RemoveIntegrationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,28 +44,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHINTEGRATIONHEALTHREQUEST'].fields_by_name['integration']._serialized_options = b'\272H\004r\002\030@'
   _globals['_BEGINSIGNINREQUEST'].fields_by_name['integration']._loaded_options = None
   _globals['_BEGINSIGNINREQUEST'].fields_by_name['integration']._serialized_options = b'\272H\006r\004\020\001\030@'
-  _globals['_HEALTHSTATE']._serialized_start=1221
-  _globals['_HEALTHSTATE']._serialized_end=1384
-  _globals['_INTEGRATION']._serialized_start=230
-  _globals['_INTEGRATION']._serialized_end=345
-  _globals['_INTEGRATIONHEALTH']._serialized_start=348
-  _globals['_INTEGRATIONHEALTH']._serialized_end=611
-  _globals['_LISTINTEGRATIONSREQUEST']._serialized_start=613
-  _globals['_LISTINTEGRATIONSREQUEST']._serialized_end=689
-  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_start=691
-  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_end=796
-  _globals['_GETINTEGRATIONHEALTHREQUEST']._serialized_start=798
-  _globals['_GETINTEGRATIONHEALTHREQUEST']._serialized_end=859
-  _globals['_GETINTEGRATIONHEALTHRESPONSE']._serialized_start=861
-  _globals['_GETINTEGRATIONHEALTHRESPONSE']._serialized_end=945
-  _globals['_WATCHINTEGRATIONHEALTHREQUEST']._serialized_start=947
-  _globals['_WATCHINTEGRATIONHEALTHREQUEST']._serialized_end=1008
-  _globals['_WATCHINTEGRATIONHEALTHRESPONSE']._serialized_start=1010
-  _globals['_WATCHINTEGRATIONHEALTHRESPONSE']._serialized_end=1095
-  _globals['_BEGINSIGNINREQUEST']._serialized_start=1097
-  _globals['_BEGINSIGNINREQUEST']._serialized_end=1149
-  _globals['_BEGINSIGNINRESPONSE']._serialized_start=1151
-  _globals['_BEGINSIGNINRESPONSE']._serialized_end=1218
-  _globals['_INTEGRATIONSERVICE']._serialized_start=1387
-  _globals['_INTEGRATIONSERVICE']._serialized_end=1862
+  _globals['_REGISTERINTEGRATIONREQUEST'].fields_by_name['integration']._loaded_options = None
+  _globals['_REGISTERINTEGRATIONREQUEST'].fields_by_name['integration']._serialized_options = b'\272H\037r\0352\033^[a-z0-9][a-z0-9_.-]{0,63}$'
+  _globals['_REGISTERINTEGRATIONREQUEST'].fields_by_name['address']._loaded_options = None
+  _globals['_REGISTERINTEGRATIONREQUEST'].fields_by_name['address']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_REMOVEINTEGRATIONREQUEST'].fields_by_name['integration']._loaded_options = None
+  _globals['_REMOVEINTEGRATIONREQUEST'].fields_by_name['integration']._serialized_options = b'\272H\006r\004\020\001\030@'
+  _globals['_HEALTHSTATE']._serialized_start=1531
+  _globals['_HEALTHSTATE']._serialized_end=1720
+  _globals['_INTEGRATION']._serialized_start=231
+  _globals['_INTEGRATION']._serialized_end=366
+  _globals['_INTEGRATIONHEALTH']._serialized_start=369
+  _globals['_INTEGRATIONHEALTH']._serialized_end=632
+  _globals['_LISTINTEGRATIONSREQUEST']._serialized_start=634
+  _globals['_LISTINTEGRATIONSREQUEST']._serialized_end=710
+  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_start=712
+  _globals['_LISTINTEGRATIONSRESPONSE']._serialized_end=817
+  _globals['_GETINTEGRATIONHEALTHREQUEST']._serialized_start=819
+  _globals['_GETINTEGRATIONHEALTHREQUEST']._serialized_end=880
+  _globals['_GETINTEGRATIONHEALTHRESPONSE']._serialized_start=882
+  _globals['_GETINTEGRATIONHEALTHRESPONSE']._serialized_end=966
+  _globals['_WATCHINTEGRATIONHEALTHREQUEST']._serialized_start=968
+  _globals['_WATCHINTEGRATIONHEALTHREQUEST']._serialized_end=1029
+  _globals['_WATCHINTEGRATIONHEALTHRESPONSE']._serialized_start=1031
+  _globals['_WATCHINTEGRATIONHEALTHRESPONSE']._serialized_end=1116
+  _globals['_BEGINSIGNINREQUEST']._serialized_start=1118
+  _globals['_BEGINSIGNINREQUEST']._serialized_end=1170
+  _globals['_BEGINSIGNINRESPONSE']._serialized_start=1172
+  _globals['_BEGINSIGNINRESPONSE']._serialized_end=1239
+  _globals['_REGISTERINTEGRATIONREQUEST']._serialized_start=1241
+  _globals['_REGISTERINTEGRATIONREQUEST']._serialized_end=1355
+  _globals['_REGISTERINTEGRATIONRESPONSE']._serialized_start=1357
+  _globals['_REGISTERINTEGRATIONRESPONSE']._serialized_end=1439
+  _globals['_REMOVEINTEGRATIONREQUEST']._serialized_start=1441
+  _globals['_REMOVEINTEGRATIONREQUEST']._serialized_end=1499
+  _globals['_REMOVEINTEGRATIONRESPONSE']._serialized_start=1501
+  _globals['_REMOVEINTEGRATIONRESPONSE']._serialized_end=1528
+  _globals['_INTEGRATIONSERVICE']._serialized_start=1723
+  _globals['_INTEGRATIONSERVICE']._serialized_end=2428
 # @@protoc_insertion_point(module_scope)

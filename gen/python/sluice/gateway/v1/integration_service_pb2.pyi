@@ -39,6 +39,8 @@ class _HealthStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HealthSta
     """The adapter runs, but the vendor does not answer properly."""
     HEALTH_STATE_UNREACHABLE: _HealthState.ValueType  # 4
     """The adapter itself does not answer."""
+    HEALTH_STATE_REMOVED: _HealthState.ValueType  # 5
+    """It was removed while it was watched; nothing more comes of it."""
 
 class HealthState(_HealthState, metaclass=_HealthStateEnumTypeWrapper):
     """How an integration is."""
@@ -53,11 +55,13 @@ HEALTH_STATE_UNAVAILABLE: HealthState.ValueType  # 3
 """The adapter runs, but the vendor does not answer properly."""
 HEALTH_STATE_UNREACHABLE: HealthState.ValueType  # 4
 """The adapter itself does not answer."""
+HEALTH_STATE_REMOVED: HealthState.ValueType  # 5
+"""It was removed while it was watched; nothing more comes of it."""
 Global___HealthState: _TypeAlias = HealthState  # noqa: Y015
 
 @_typing.final
 class Integration(_message.Message):
-    """A configured adapter."""
+    """An adapter that the gateway knows."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -65,12 +69,15 @@ class Integration(_message.Message):
     ADAPTER_FIELD_NUMBER: _builtins.int
     PLACEMENT_FIELD_NUMBER: _builtins.int
     HEALTH_FIELD_NUMBER: _builtins.int
+    REGISTERED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Its id, the `provider` of its targets."""
     adapter: _builtins.str
     """The adapter behind it, e.g. "openai". Empty while it was never reached."""
     placement: _builtins.str
     """Where it runs: "process" (its own service) or "colocated" (inside the gateway)."""
+    registered: _builtins.bool
+    """Whether it was registered at run time, and can be removed."""
     @_builtins.property
     def health(self) -> Global___IntegrationHealth:
         """What was last known of its health. Unset: not probed yet."""
@@ -82,10 +89,11 @@ class Integration(_message.Message):
         adapter: _builtins.str = ...,
         placement: _builtins.str = ...,
         health: Global___IntegrationHealth | None = ...,
+        registered: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "health", b"health", "id", b"id", "placement", b"placement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter", b"adapter", "health", b"health", "id", b"id", "placement", b"placement", "registered", b"registered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -334,3 +342,92 @@ class BeginSignInResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___BeginSignInResponse: _TypeAlias = BeginSignInResponse  # noqa: Y015
+
+@_typing.final
+class RegisterIntegrationRequest(_message.Message):
+    """Adds an adapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    integration: _builtins.str
+    """The id it will have, the `provider` of its targets. Lower case, 1 to 64 characters."""
+    address: _builtins.str
+    """Where it listens: "host:port", or "unix:/path". At most 256 characters."""
+    def __init__(
+        self,
+        *,
+        integration: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterIntegrationRequest: _TypeAlias = RegisterIntegrationRequest  # noqa: Y015
+
+@_typing.final
+class RegisterIntegrationResponse(_message.Message):
+    """The adapter that was added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def integration(self) -> Global___Integration:
+        """The integration with its health as it is now; it may be out of reach."""
+
+    def __init__(
+        self,
+        *,
+        integration: Global___Integration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterIntegrationResponse: _TypeAlias = RegisterIntegrationResponse  # noqa: Y015
+
+@_typing.final
+class RemoveIntegrationRequest(_message.Message):
+    """Removes an adapter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTEGRATION_FIELD_NUMBER: _builtins.int
+    integration: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        integration: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["integration", b"integration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveIntegrationRequest: _TypeAlias = RemoveIntegrationRequest  # noqa: Y015
+
+@_typing.final
+class RemoveIntegrationResponse(_message.Message):
+    """The adapter is removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveIntegrationResponse: _TypeAlias = RemoveIntegrationResponse  # noqa: Y015

@@ -55,6 +55,16 @@ class IntegrationServiceStub:
                 request_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInRequest.SerializeToString,
                 response_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInResponse.FromString,
                 _registered_method=True)
+        self.RegisterIntegration = channel.unary_unary(
+                '/sluice.gateway.v1.IntegrationService/RegisterIntegration',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RegisterIntegrationRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RegisterIntegrationResponse.FromString,
+                _registered_method=True)
+        self.RemoveIntegration = channel.unary_unary(
+                '/sluice.gateway.v1.IntegrationService/RemoveIntegration',
+                request_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RemoveIntegrationRequest.SerializeToString,
+                response_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RemoveIntegrationResponse.FromString,
+                _registered_method=True)
 
 
 class IntegrationServiceServicer:
@@ -92,6 +102,22 @@ class IntegrationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterIntegration(self, request, context):
+        """Adds an adapter that runs already, and keeps it over a restart. Again with the same address changes nothing. The
+        address must be one that the configuration allows (`gateway.registration.allow`). For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveIntegration(self, request, context):
+        """Removes an adapter that was registered. What it is being asked goes on to its end. PERMISSION_DENIED for one that
+        stands in the configuration. For administrators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IntegrationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +140,16 @@ def add_IntegrationServiceServicer_to_server(servicer, server):
                     servicer.BeginSignIn,
                     request_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInRequest.FromString,
                     response_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInResponse.SerializeToString,
+            ),
+            'RegisterIntegration': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterIntegration,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RegisterIntegrationRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RegisterIntegrationResponse.SerializeToString,
+            ),
+            'RemoveIntegration': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveIntegration,
+                    request_deserializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RemoveIntegrationRequest.FromString,
+                    response_serializer=sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RemoveIntegrationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +261,60 @@ class IntegrationService:
             '/sluice.gateway.v1.IntegrationService/BeginSignIn',
             sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInRequest.SerializeToString,
             sluice_dot_gateway_dot_v1_dot_integration__service__pb2.BeginSignInResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterIntegration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.IntegrationService/RegisterIntegration',
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RegisterIntegrationRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RegisterIntegrationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveIntegration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sluice.gateway.v1.IntegrationService/RemoveIntegration',
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RemoveIntegrationRequest.SerializeToString,
+            sluice_dot_gateway_dot_v1_dot_integration__service__pb2.RemoveIntegrationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -29,6 +29,14 @@ class IntegrationServiceStub:
     (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
     UNSUPPORTED_OPERATION for integrations that know no sign-in. Cancelling the call gives it up. For administrators.
     """
+    RegisterIntegration: _aio.UnaryUnaryMultiCallable[_integration_service_pb2.RegisterIntegrationRequest, _integration_service_pb2.RegisterIntegrationResponse]
+    """Adds an adapter that runs already, and keeps it over a restart. Again with the same address changes nothing. The
+    address must be one that the configuration allows (`gateway.registration.allow`). For administrators.
+    """
+    RemoveIntegration: _aio.UnaryUnaryMultiCallable[_integration_service_pb2.RemoveIntegrationRequest, _integration_service_pb2.RemoveIntegrationResponse]
+    """Removes an adapter that was registered. What it is being asked goes on to its end. PERMISSION_DENIED for one that
+    stands in the configuration. For administrators.
+    """
 
 class IntegrationServiceServicer(metaclass=_abc_1.ABCMeta):
     """The configured adapters and their health."""
@@ -68,6 +76,26 @@ class IntegrationServiceServicer(metaclass=_abc_1.ABCMeta):
         """Signs an integration in at a vendor that wants a person's consent in a browser: the OAuth 2.0 device flow
         (RFC 8628). The stream holds one challenge, first, and the account, last; a stream that ends otherwise has failed.
         UNSUPPORTED_OPERATION for integrations that know no sign-in. Cancelling the call gives it up. For administrators.
+        """
+
+    @_abc_1.abstractmethod
+    def RegisterIntegration(
+        self,
+        request: _integration_service_pb2.RegisterIntegrationRequest,
+        context: _aio.ServicerContext[_integration_service_pb2.RegisterIntegrationRequest, _abc.Awaitable[_integration_service_pb2.RegisterIntegrationResponse]],
+    ) -> _abc.Awaitable[_integration_service_pb2.RegisterIntegrationResponse]:
+        """Adds an adapter that runs already, and keeps it over a restart. Again with the same address changes nothing. The
+        address must be one that the configuration allows (`gateway.registration.allow`). For administrators.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveIntegration(
+        self,
+        request: _integration_service_pb2.RemoveIntegrationRequest,
+        context: _aio.ServicerContext[_integration_service_pb2.RemoveIntegrationRequest, _abc.Awaitable[_integration_service_pb2.RemoveIntegrationResponse]],
+    ) -> _abc.Awaitable[_integration_service_pb2.RemoveIntegrationResponse]:
+        """Removes an adapter that was registered. What it is being asked goes on to its end. PERMISSION_DENIED for one that
+        stands in the configuration. For administrators.
         """
 
 def add_IntegrationServiceServicer_to_server(servicer: IntegrationServiceServicer, server: _aio.Server) -> None: ...
