@@ -82,6 +82,11 @@ class ConfigDocument:
     data: Mapping[str, Any]
     lines: Mapping[str, int] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    overrides: Sequence[str] = ()
+
+    def again(self) -> "ConfigDocument":
+        """Returns the same configuration, read anew. Raises ConfigError."""
+        return load(self.path, self.overrides, self.environ)
 
     def section(self, name: str, type_: type[T], defaults: Mapping[str, Any] | None = None) -> T:
         """Returns the section as a frozen value of the given msgspec type; its defaults where it is absent.
@@ -166,7 +171,7 @@ def load(path: Path | None, overrides: Sequence[str] = (), environ: Mapping[str,
     if path is not None:
         path = path.absolute()
         data, lines = _read(path, env)
-    document = ConfigDocument(path, data, lines, env)
+    document = ConfigDocument(path, data, lines, env, tuple(overrides))
     for name in data:
         if name not in SECTIONS:
             raise document.error(name, f"no such section; there are: {', '.join(SECTIONS)}")

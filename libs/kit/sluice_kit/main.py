@@ -89,11 +89,16 @@ async def _main(service: Service, config: ServerConfig, until_stdin_closes: bool
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
+    reload = getattr(service, "reload", None)
+    if reload is not None and sys.platform != "win32":
+        loop.add_signal_handler(signal.SIGHUP, reload)
     if until_stdin_closes:
         loop.add_reader(sys.stdin.fileno(), _on_stdin, loop, stopping)
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(loop.remove_signal_handler, number)
+        if reload is not None and sys.platform != "win32":
+            stack.callback(loop.remove_signal_handler, signal.SIGHUP)
         await serve(service, config, stopping)
 
 

@@ -16,11 +16,12 @@ from sluice_gateway.config import GatewayConfig
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.calls import Admission, CallMeans
-from sluice_gateway.pipeline.plan import Planner
+from sluice_gateway.pipeline.plan import Planner, Routes
 from sluice_gateway.pipeline.run import Pipeline
 from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.registration import AllowList, Registration
+from sluice_gateway.reload import Reloader
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.retrieval import Retrieval
 from sluice_gateway.services.chat import ChatService
@@ -54,6 +55,7 @@ class Gateway:
         self._document = document
         self._config = config
         self._prices = Prices(document, config)
+        Routes(document, config)  # so that mistakes in it are found before anything runs
         # Everything below needs a running event loop, so `register` makes it.
         self._channels: ChannelPool
         self._integrations: Integrations
@@ -61,6 +63,7 @@ class Gateway:
         self._registration: Registration
         self._inside: Server | None = None
         self.pipeline: Pipeline
+        self.reloader: Reloader
         self.responses: Responses
         self.catalog: Catalog
         self.calls: Admission
@@ -71,6 +74,7 @@ class Gateway:
         self._channels = channels = ChannelPool()
         self._integrations = Integrations(self._document, config.integrations, channels)
         planner = Planner(self._document, config, self._integrations)
+        self.reloader = Reloader(self._document, planner, self._prices)
         peer = channels.get(config.retrieval.address) if config.retrieval is not None else None
         self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
         server.add(usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"], UsageService(self._ledger.usage))
@@ -118,9 +122,14 @@ class Gateway:
         self._registration.restore()
         await self._integrations.start()
         self.responses.start()
+        self.reloader.start()
         if self._inside is not None:
             await self._inside.bind()
             await self._inside.ready()
+
+    def reload(self) -> None:
+        """Takes routes and prices from the configuration anew: what SIGHUP asks for."""
+        self.reloader.reload()
 
     async def drain(self, grace: float) -> None:
         self.responses.announce_shutdown(grace)
@@ -129,6 +138,7 @@ class Gateway:
             await self._inside.report_stopping()
 
     async def stop(self) -> None:
+        self.reloader.close()
         if self._inside is not None:
             await self._inside.stop(0)
         await self.responses.close()

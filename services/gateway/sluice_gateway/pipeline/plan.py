@@ -28,16 +28,15 @@ class Plan:
     """What the route sets where the request does not."""
 
 
-class Planner:
-    """The route table, built once."""
+class Routes:
+    """The route table of one configuration, checked as a whole: what is wrong with it raises ConfigError."""
 
-    def __init__(self, document: ConfigDocument, config: GatewayConfig, integrations: Integrations) -> None:
-        self._integrations = integrations
-        self._limits = config.limits
-        self._default = config.default_route
+    def __init__(self, document: ConfigDocument, config: GatewayConfig) -> None:
+        self.limits = config.limits
+        self.default = config.default_route
         _check_policy(document, "gateway.limits", config.limits)
-        self._parameters: dict[str, GenerationParameters] = {}
-        self._routes: dict[str, tuple[tuple[Target, ...], RouteConfig]] = {}
+        self.parameters: dict[str, GenerationParameters] = {}
+        self.table: dict[str, tuple[tuple[Target, ...], RouteConfig]] = {}
         for alias, route in sorted(config.routes.items()):
             path = f"gateway.routes.{alias}"
             if "/" in alias or not alias:
@@ -50,27 +49,39 @@ class Planner:
                     raise document.error(f"{path}.targets", f"'{text}' is not of the form provider/model")
                 targets.append(target)
             unique = {(target.provider, target.model): target for target in targets}
-            self._routes[alias] = (tuple(unique.values()), route)
+            self.table[alias] = (tuple(unique.values()), route)
             if route.parameters:
-                self._parameters[alias] = _parameters(document, path, route.parameters)
-        if config.default_route not in self._routes:
+                self.parameters[alias] = _parameters(document, path, route.parameters)
+        if config.default_route not in self.table:
             raise document.error("gateway.default_route", f"no route '{config.default_route}'")
+
+
+class Planner:
+    """Plans answers by the route table."""
+
+    def __init__(self, document: ConfigDocument, config: GatewayConfig, integrations: Integrations) -> None:
+        self._integrations = integrations
+        self._routes = Routes(document, config)
+
+    def take(self, routes: Routes) -> None:
+        """Plans by another table from now on; what was planned goes on as it was."""
+        self._routes = routes
 
     @property
     def default_alias(self) -> str:
         """The alias used where a request names no model."""
-        return self._default
+        return self._routes.default
 
     def routes(self) -> Mapping[str, tuple[tuple[Target, ...], RouteConfig]]:
         """Returns every alias with its targets and limits."""
-        return self._routes
+        return self._routes.table
 
     def plan(self, model: str, fallbacks: Iterable[str] = ()) -> Plan:
         """Returns what to try for a model and its fallbacks. Raises MODEL_NOT_FOUND.
 
         The same target is tried once; the limits are those of the first name.
         """
-        name = model or self._default
+        name = model or self._routes.default
         targets, limits = self._resolve(name)
         own = len(targets)
         for fallback in fallbacks:
@@ -79,10 +90,10 @@ class Planner:
         unique: dict[tuple[str, str], Target] = {}
         for target in targets:
             unique.setdefault((target.provider, target.model), target)
-        return Plan(tuple(unique.values()), limits, own, self._parameters.get(name))
+        return Plan(tuple(unique.values()), limits, own, self._routes.parameters.get(name))
 
     def _resolve(self, name: str) -> tuple[tuple[Target, ...], RoutePolicy]:
-        route = self._routes.get(name)
+        route = self._routes.table.get(name)
         if route is not None:
             targets, config = route
             known = tuple(target for target in targets if target.provider in self._integrations)
@@ -94,10 +105,10 @@ class Planner:
         if target is None:
             raise self._unknown(name)
         self._integrations.get(target.provider)
-        return (target,), self._limits
+        return (target,), self._routes.limits
 
     def _unknown(self, name: str) -> SluiceError:
-        aliases = ", ".join(self._routes)
+        aliases = ", ".join(self._routes.table)
         return make_error(
             ErrorReason.ERROR_REASON_MODEL_NOT_FOUND,
             f"no route '{name}'; name a route ({aliases}) or provider/model",

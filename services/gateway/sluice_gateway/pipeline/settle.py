@@ -34,6 +34,10 @@ class Prices:
                 raise document.error(f"gateway.prices.{name}", "expected provider/model")
             self._by_target[provider, model] = price
 
+    def take(self, other: "Prices") -> None:
+        """Counts by other prices from now on."""
+        self._by_target = other._by_target  # noqa: SLF001 - of the same class
+
     def of(self, target: Target) -> PriceConfig | None:
         """Returns the price of a target; None if there is none."""
         return self._by_target.get((target.provider, target.model))
