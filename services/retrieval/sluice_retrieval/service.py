@@ -168,9 +168,6 @@ def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
     if config.store.kind == "qdrant":
         if not config.store.qdrant.url:
             raise document.error("retrieval.store.qdrant.url", "required with retrieval.store.kind: qdrant")
-        if config.store.qdrant.api_key.missing:
-            variable = config.store.qdrant.api_key.missing
-            raise document.error("retrieval.store.qdrant.api_key", f"environment variable {variable} is not set")
     for name, credential in config.git.credentials.items():
         mistake = mistake_in(credential)
         if mistake is not None:

@@ -270,3 +270,16 @@ async def test_a_corpus_is_dropped_from_every_collection(store, server):
     assert {request.collection_name for request in recorder.of("Delete")} == {"mesh-2", "mesh-words"}
     for request in recorder.of("Delete"):
         assert conditions(request.points.filter)[0] == Counter(["tenant", "corpus"])
+
+
+async def test_a_key_whose_variable_is_not_set_is_named(server):
+    _, port = server
+    store = ServerStore(QdrantConfig("http://127.0.0.1:1", grpc_port=port, api_key=Secret(None, "QDRANT_API_KEY")))
+    await store.start()
+    try:
+        with pytest.raises(SluiceError) as failure:
+            await store.count(ONE)
+        assert failure.value.reason == R.ERROR_REASON_INTEGRATION_MISCONFIGURED
+        assert failure.value.metadata["setting"] == "QDRANT_API_KEY"
+    finally:
+        await store.close()

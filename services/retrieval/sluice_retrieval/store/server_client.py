@@ -41,6 +41,8 @@ class ServerClient:
     def start(self) -> None:
         """Makes the client; it connects when first used."""
         config = self._config
+        if config.api_key.missing:
+            return  # named where the server is first needed, so that the rest works
         self._client = self._given or AsyncQdrantClient(
             url=config.url,
             grpc_port=config.grpc_port,
@@ -115,7 +117,7 @@ class ServerClient:
     async def call(self, call: Callable[[AsyncQdrantClient], Awaitable[T]]) -> T:
         """Asks the server, again after failures that pass. Raises SluiceError: STORE_UNAVAILABLE, or a defect."""
         if self._client is None:
-            raise RuntimeError("the store was not started")
+            raise misconfigured(self._config.api_key.missing)
         pause = _FIRST_PAUSE_SECONDS
         for left in reversed(range(self._config.tries)):
             try:
@@ -150,10 +152,10 @@ def unavailable(message: str) -> SluiceError:
     return make_error(ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, message, retry_after=1.0)
 
 
-def misconfigured() -> SluiceError:
-    """Returns the error for a key that the server refuses."""
+def misconfigured(variable: str | None = None) -> SluiceError:
+    """Returns the error for a key that the server refuses, or whose variable is not set."""
+    setting = variable or "retrieval.store.qdrant.api_key"
+    what = f"needs a key: set {variable}" if variable else f"refused the key; check {setting}"
     return make_error(
-        ErrorReason.ERROR_REASON_INTEGRATION_MISCONFIGURED,
-        "the vector store refused the key; check retrieval.store.qdrant.api_key",
-        metadata={"setting": "retrieval.store.qdrant.api_key"},
+        ErrorReason.ERROR_REASON_INTEGRATION_MISCONFIGURED, f"the vector store {what}", metadata={"setting": setting}
     )
