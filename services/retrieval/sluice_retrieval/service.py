@@ -165,9 +165,8 @@ def _stores(config: RetrievalConfig, folder: Path) -> Stores:
 
 
 def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
-    if config.store.kind == "qdrant":
-        if not config.store.qdrant.url:
-            raise document.error("retrieval.store.qdrant.url", "required with retrieval.store.kind: qdrant")
+    if config.store.kind == "qdrant" and not config.store.qdrant.url:
+        raise document.error("retrieval.store.qdrant.url", "required with retrieval.store.kind: qdrant")
     for name, credential in config.git.credentials.items():
         mistake = mistake_in(credential)
         if mistake is not None:
