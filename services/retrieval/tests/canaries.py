@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+CANARY = "canary of the kettle: nobody reads this\n"
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _IN_ACCESS, _IN_MODIFY, _IN_OPEN = 0x1, 0x2, 0x20
 _EVENT = struct.Struct("iIII")
