@@ -38,6 +38,10 @@ def ask(
     system: Annotated[
         str | None, typer.Option("--system", "-s", metavar="TEXT", help="What the model is told before the question.")
     ] = None,
+    conversation: Annotated[
+        str | None,
+        typer.Option("--conversation", metavar="NAME", help="Go on with this conversation. Begun if it is new."),
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, metavar="SECONDS", help="Longest the answer may take.")
     ] = None,
@@ -88,7 +92,10 @@ def ask(
             pinned_paths=pin or (),
             include=include or (),
             exclude=exclude or (),
+            conversation=conversation,
         )
+        if conversation is not None:
+            await _begin(client, conversation)
         async with client.stream_chat(spec, timeout=timeout) as stream:
             if as_json:
                 await _print_events(stream)
@@ -109,6 +116,20 @@ def _question(argument: str | None) -> str:
         output.say('sluice: no question. Try: sluice ask "What does this project do?"')
         raise typer.Exit(EXIT_USAGE)
     return text
+
+
+async def _begin(client: "SluiceClient", conversation: str) -> None:
+    """Makes a conversation that does not exist yet."""
+    from sluice_kit.errors import ConflictError, NotFoundError
+
+    try:
+        await client.get_conversation(conversation)
+    except NotFoundError:
+        try:
+            await client.create_conversation(conversation)
+        except ConflictError:
+            return  # somebody else began it in this moment
+        output.say(f"sluice: begins the conversation '{conversation.removeprefix('conversations/')}'")
 
 
 async def _print_events(stream: "ChatStream") -> None:

@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from sluice_cli import ask, config, corpora, index, integrations, keys, login, models, output, status, tasks, up, usage
+from sluice_cli import (
+    ask,
+    config,
+    conversations,
+    corpora,
+    index,
+    integrations,
+    keys,
+    login,
+    models,
+    output,
+    status,
+    tasks,
+    up,
+    usage,
+)
 from sluice_cli.options import Json, help_of
 
 _EPILOG = """[bold]First steps[/]
@@ -41,6 +56,7 @@ _command("ask", ask.ask, _ASK)
 _command("search", index.search, _ASK)
 _command("index", index.index, _ASK)
 app.add_typer(corpora.app, name="corpora", rich_help_panel=_ASK)
+app.add_typer(conversations.app, name="conversations", rich_help_panel=_ASK)
 _command("up", up.up, _MESH)
 _command("status", status.status, _MESH)
 _command("models", models.models, _MESH)

@@ -25,6 +25,7 @@ from sluice.gateway.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.gateway.v1.integration_service_pb2_grpc import IntegrationServiceStub
 from sluice.gateway.v1.model_service_pb2_grpc import ModelServiceStub
 from sluice.provider.v1 import provider_service_pb2 as provider_pb
+from sluice_client.conversations import ConversationCalls
 from sluice_client.corpora import CorpusCalls
 from sluice_client.health import HealthStream
 from sluice_client.integrations import RegistrationCalls
@@ -40,7 +41,7 @@ DETACH_GRACE_SECONDS: Final = 30.0
 """How long a response waits for its watcher to come back, where the client resumes and the request says nothing."""
 
 
-class SluiceClient(CorpusCalls, RegistrationCalls, SignInCalls, TaskCalls, UsageCalls):
+class SluiceClient(ConversationCalls, CorpusCalls, RegistrationCalls, SignInCalls, TaskCalls, UsageCalls):
     """A client of one gateway.
 
     `address` is `host:port` or `unix:/path`. `key` is sent as `authorization: Bearer …` with every call. `tls` is True

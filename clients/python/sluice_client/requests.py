@@ -17,11 +17,13 @@ def question(
     pinned_paths: Sequence[str] = (),
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    conversation: str | None = None,
 ) -> chat_service_pb2.ChatSpec:
     """Returns the spec of a single question.
 
     `model` is an alias or `provider/model`; empty asks the default route. `corpora` are names (`corpora/docs`, or
     `docs` for short) to ground the answer in; the arguments after it refine that and need at least one corpus.
+    `conversation` names the one that it goes on with (`conversations/plans`, or `plans`).
     """
     spec = chat_service_pb2.ChatSpec(
         model=model,
@@ -29,6 +31,8 @@ def question(
     )
     if system is not None:
         spec.system_instruction = system
+    if conversation is not None:
+        spec.conversation = conversation_name(conversation)
     if corpora:
         spec.grounding.corpora.extend(corpus_name(name) for name in corpora)
         spec.grounding.pinned_paths.extend(pinned_paths)
@@ -47,3 +51,8 @@ def path_filters(include: Sequence[str], exclude: Sequence[str]) -> corpus_pb2.P
 def corpus_name(name: str) -> str:
     """Returns the resource name of a corpus, whether it came as `docs` or `corpora/docs`."""
     return name if name.startswith("corpora/") else f"corpora/{name}"
+
+
+def conversation_name(name: str) -> str:
+    """Returns the resource name of a conversation, whether it came as `plans` or `conversations/plans`."""
+    return name if name.startswith("conversations/") else f"conversations/{name}"

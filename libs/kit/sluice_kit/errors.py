@@ -214,6 +214,7 @@ TABLE: Mapping[Reason, Row] = {
     _R.ERROR_REASON_SOURCE_LIMIT_EXCEEDED: Row(_C.FAILED_PRECONDITION, False, LimitError),
     _R.ERROR_REASON_STORE_UNAVAILABLE: Row(_C.UNAVAILABLE, True, UnavailableError),
     _R.ERROR_REASON_REVISION_EXPIRED: Row(_C.NOT_FOUND, False, NotFoundError),
+    _R.ERROR_REASON_CONVERSATION_BUSY: Row(_C.ABORTED, True, ConflictError),
 }
 
 # What a status without ErrorInfo means: it was made by grpc itself, not by a Sluice service.

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from sluice_kit.secrets import Secret
+
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -204,6 +206,43 @@ class RegistrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     the port, or within a part of the path. Empty: none may be registered."""
 
 
+class ConversationsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where conversations are kept, for how long, and how much of one a model is told."""
+
+    url: Secret | None = None
+    """A Postgres database, `postgresql://USER:PASSWORD@HOST/DATABASE`, which several gateways may share; its driver is
+    installed with `sluice-gateway[postgres]`. Unset: `conversations.db` in the state folder."""
+    connections: PositiveInt = 8
+    """Most connections to Postgres."""
+    lease_seconds: Positive = 30.0
+    """A gateway that shares Postgres and is not heard of for so long has lost the answers it was making."""
+    max_waiting: Annotated[int, msgspec.Meta(ge=0)] = 16
+    """So many answers may wait for their turn in one conversation; more are refused."""
+    context_tokens: PositiveInt = 32_768
+    """What a model can read, prompt and answer together, where it is not known."""
+    history_bytes: PositiveInt = 8 * 1024 * 1024
+    """Most of a conversation that is read for one answer; older turns are left out before tokens are counted."""
+    max_age_seconds: Positive | None = None
+    """A turn is kept for so long, where its conversation does not say; a conversation in which nothing happened for so
+    long is deleted. Unset: without an end."""
+    max_turns: PositiveInt | None = None
+    """So many turns of a conversation are kept, where it does not say. Unset: all."""
+
+
+class RetentionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long the ledger is kept, and how what is too old is deleted, conversations included."""
+
+    responses_seconds: Positive | None = None
+    """How long the ledger knows of a response. Less than 24 hours counts as that, so that nothing is answered twice.
+    Unset: without an end."""
+    attempts_seconds: Positive | None = None
+    """How long the ledger has its attempts, from which usage is added up. Unset: without an end."""
+    sweep_seconds: Positive = 60.0
+    """Pause between two passes, about."""
+    batch: PositiveInt = 500
+    """A pass looks at so many conversations, and deletes so many rows of each table of the ledger, at most."""
+
+
 def _default_routes() -> dict[str, RouteConfig]:
     return {"default": RouteConfig(targets=("extractive/quote",))}
 
@@ -237,4 +276,6 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embeddings: EmbeddingConfig = EmbeddingConfig()
     health: HealthConfig = HealthConfig()
     catalog: CatalogConfig = CatalogConfig()
+    conversations: ConversationsConfig = ConversationsConfig()
+    retention: RetentionConfig = RetentionConfig()
     registration: RegistrationConfig = RegistrationConfig()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from sluice.gateway.v1 import (
     chat_service_pb2,
+    conversation_service_pb2,
     embedding_service_pb2,
     integration_service_pb2,
     model_service_pb2,
@@ -13,6 +14,8 @@ from sluice.gateway.v1 import (
 from sluice_gateway import forward
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import GatewayConfig
+from sluice_gateway.conversations.conversations import Conversations
+from sluice_gateway.conversations.sweeper import Sweeper
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.calls import Admission, CallMeans
@@ -25,6 +28,7 @@ from sluice_gateway.reload import Reloader
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.retrieval import Retrieval
 from sluice_gateway.services.chat import ChatService
+from sluice_gateway.services.conversations import ConversationService
 from sluice_gateway.services.embeddings import EmbeddingService
 from sluice_gateway.services.integrations import IntegrationService
 from sluice_gateway.services.models import ModelService
@@ -65,6 +69,8 @@ class Gateway:
         self.pipeline: Pipeline
         self.reloader: Reloader
         self.responses: Responses
+        self.conversations: Conversations
+        self._sweeper: Sweeper
         self.catalog: Catalog
         self.calls: Admission
         self.monitor: HealthMonitor
@@ -82,7 +88,13 @@ class Gateway:
         self.pipeline = Pipeline(
             self._integrations, Retrieval(peer), self._ledger, self._prices, config.resilience, self.catalog
         )
-        self.responses = Responses(config, planner, self._ledger, self.pipeline.run)
+        self.conversations = Conversations(self._document, config.conversations, self.catalog, self._integrations)
+        self._sweeper = Sweeper(config.retention, self.conversations, self._ledger)
+        server.add(
+            conversation_service_pb2.DESCRIPTOR.services_by_name["ConversationService"],
+            ConversationService(self.conversations),
+        )
+        self.responses = Responses(config, planner, self._ledger, self.pipeline.run, self.conversations)
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
         means = CallMeans(self._integrations, self._ledger, self._prices, self.pipeline.standings, config.resilience)
         self.calls = Admission(config.admission)
@@ -120,7 +132,9 @@ class Gateway:
     async def start(self) -> None:
         await self._ledger.recover()
         self._registration.restore()
+        await self.conversations.start()
         await self._integrations.start()
+        self._sweeper.start()
         self.responses.start()
         self.reloader.start()
         if self._inside is not None:
@@ -141,7 +155,9 @@ class Gateway:
         self.reloader.close()
         if self._inside is not None:
             await self._inside.stop(0)
+        await self._sweeper.close()
         await self.responses.close()
+        await self.conversations.close()
         await self.monitor.close()
         await self.catalog.close()
         await self._integrations.close()

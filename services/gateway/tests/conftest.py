@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -17,6 +17,9 @@ from sluice_gateway.service import Gateway
 from sluice_kit.channels import open_channel
 from sluice_kit.errors import SluiceError, from_rpc_error
 from sluice_kit.testing import Mesh, mesh
+
+from .postgres import WHY_NOT, Postgres, binaries, running
+from .talking import Talker
 
 SCRIPTED = {"providers": {"scripted": {"adapter": "scripted"}}}
 
@@ -154,3 +157,28 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
             await asyncio.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A Postgres server for the whole run; who wants it is skipped where there is none."""
+    if binaries() is None:
+        pytest.skip(f"Postgres is not installed: {WHY_NOT}")
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of `gateway.conversations` for each kind of database, an empty one."""
+    if request.param == "sqlite":
+        return {}
+    server: Postgres = request.getfixturevalue("postgres")
+    return {"url": server.new_database()}
+
+
+@pytest.fixture
+async def talker(database: dict[str, Any]) -> AsyncIterator[Talker]:
+    """A client that talks in a conversation, which is still to be made."""
+    async with started({"conversations": database}) as client:
+        yield Talker(client, question)

@@ -11,6 +11,7 @@ from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1.model_pb2 import Capability
+from sluice.provider.v1.provider_service_pb2 import GenerateRequest
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import ResilienceConfig
 from sluice_gateway.integrations import Integrations
@@ -201,6 +202,9 @@ class Attempts:
     async def _begin(self, target: Target) -> AttemptRecord | None:
         """Puts an attempt on record. Returns None if the target is to be left alone."""
         standings = self._means.standings
+        if self._job.talk is not None:
+            # Before it is on record, because this may wait.
+            await self._job.talk.recall(self._request(AttemptRecord(0, target)), self._job.call)
         record, self._first = self._first, None
         if record is None:
             if not standings.admits(target):
@@ -242,11 +246,17 @@ class Attempts:
             relay.gate = lambda: self._means.standings.spoke(record.target)
         return relay
 
-    async def _attempt(self, relay: Relay) -> None:
-        means, job, record = self._means, self._job, relay.record
-        request = generate_request(
+    def _request(self, record: AttemptRecord) -> GenerateRequest:
+        job = self._job
+        return generate_request(
             job.spec, record, self._template, self._passages, whole=job.whole, defaults=job.plan.parameters
         )
+
+    async def _attempt(self, relay: Relay) -> None:
+        means, job, record = self._means, self._job, relay.record
+        request = self._request(record)
+        if job.talk is not None:
+            job.talk.tell(request)
         if self._partial is not None:
             continue_from(self._partial, request, tokens_left(request.parameters, self.records[:-1]))
         try:

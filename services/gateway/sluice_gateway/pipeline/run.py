@@ -14,6 +14,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import ResilienceConfig, RouteConfig
+from sluice_gateway.conversations.talk import Talk
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.attempts import Attempts, Means
@@ -47,6 +48,8 @@ class Job:
     call: Call
     whole: bool
     """The caller reads the answer only when it is whole."""
+    talk: Talk | None = None
+    """Its share in the conversation that the request names."""
 
 
 class Pipeline:
@@ -71,27 +74,34 @@ class Pipeline:
 
     async def run(self, response: Response, job: Job) -> None:
         """Makes one answer and ends the response, however it goes. Never raises."""
+        state = State.COMPLETED
+        error: SluiceError | None = None
+        last: list[Event] = []
         try:
             async with asyncio.timeout_at(job.call.deadline):
-                completed = await self._answer(response, job)
+                last = await self._answer(response, job)
         except TimeoutError:
-            error = DeadlineError("the time for this response is over")
-            response.finish(State.FAILED, error)
+            state, error = State.FAILED, DeadlineError("the time for this response is over")
         except asyncio.CancelledError:
             # The task is the gateway's own and this is its end; nobody above waits for the cancellation.
-            cancelling = response.cancelling or UnavailableError(
+            state = State.CANCELLED
+            error = response.cancelling or UnavailableError(
                 "the gateway is shutting down", reason=_R.ERROR_REASON_DRAINING, retry_after=1.0
             )
-            response.finish(State.CANCELLED, cancelling)
         except SluiceError as failure:
-            response.finish(State.FAILED, failure)
+            state, error = State.FAILED, failure
         except Exception:
             error_id = new_id()[:12]
             log.exception("a response failed unexpectedly", extra={"error_id": error_id, "response": response.name})
-            response.finish(State.FAILED, internal_error(error_id))
-        else:
-            response.emit(*completed)
-            response.finish(State.COMPLETED)
+            state, error = State.FAILED, internal_error(error_id)
+        if job.talk is not None:
+            # Before anybody knows: whoever has seen the end may go on with the conversation at once.
+            notice = await job.talk.end(state, error, last)
+            if notice is not None and last:
+                last.insert(-1, notice)
+        if last:
+            response.emit(*last)
+        response.finish(state, error)
         self._ledger.response_ended(response)
 
     async def _answer(self, response: Response, job: Job) -> list[Event]:
@@ -103,9 +113,13 @@ class Pipeline:
             job = replace(job, plan=plan)
         grounded = spec.HasField("grounding")
         standings = self.standings
-        if grounded and not any(standings.would_admit(target) for target in plan.targets):
+        # Where something else comes before the first attempt, that one is not on record yet.
+        later = grounded or job.talk is not None
+        if later and not any(standings.would_admit(target) for target in plan.targets):
             raise standings.refusal(plan.targets)
-        first = None if grounded else self._first(plan.targets)
+        if job.talk is not None:
+            await job.talk.check()
+        first = None if later else self._first(plan.targets)
         row = self._ledger.response_row(response, job.method, job.request_id, spec.model, spec.labels)
         try:
             claim = await self._ledger.accept(response, row, first)
@@ -123,6 +137,8 @@ class Pipeline:
             raise
         template = template_for(spec)
         response.emit(_accepted(response, plan, template))
+        if job.talk is not None:
+            await job.talk.begin()
         passages: list[Passage] = []
         if grounded:
             found = await ground(spec, self._retrieval, job.call)

@@ -19,6 +19,7 @@ from sluice.chat.v1 import event_pb2, usage_pb2
 from sluice_gateway.records.migrate import prepare
 from sluice_gateway.records.registered import Registered
 from sluice_gateway.records.schema import Keys, attempts, first_key, metadata, responses
+from sluice_gateway.records.sweep import sweep
 from sluice_gateway.records.usage import UsageReader
 from sluice_gateway.records.writer import Row, Statement, Writer
 from sluice_kit.errors import SluiceError, reason_name
@@ -202,6 +203,16 @@ class Ledger:
             "start_ns": now,
             **_end_of(attempt),
         }
+
+    def sweep(self, *, responses_before: int | None, attempts_before: int | None, limit: int) -> bool:
+        """Deletes at most `limit` rows of each table that were made before a time, in nanoseconds since 1970.
+
+        None: none of that table. What runs stays, and so do responses whose ids are remembered. Returns whether it left
+        work behind. Raises STORE_UNAVAILABLE.
+        """
+        if responses_before is not None:
+            responses_before = min(responses_before, time.time_ns() - REQUEST_ID_SECONDS * 10**9)
+        return self._writer.run(lambda connection: sweep(connection, responses_before, attempts_before, limit))
 
     def new_key(self) -> int:
         """Returns the key of a row that is made now."""

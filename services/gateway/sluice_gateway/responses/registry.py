@@ -10,6 +10,7 @@ from typing import Any, Final
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.config import GatewayConfig
+from sluice_gateway.conversations.conversations import Conversations
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
 from sluice_gateway.records.ledger import Claim, Ledger
@@ -32,11 +33,15 @@ Run = Callable[[Response, Job], Coroutine[Any, Any, None]]
 class Responses:
     """Every response of this process, by its id. For the event loop's thread."""
 
-    def __init__(self, config: GatewayConfig, planner: Planner, ledger: Ledger, run: Run) -> None:
+    def __init__(
+        self, config: GatewayConfig, planner: Planner, ledger: Ledger, run: Run, conversations: Conversations
+    ) -> None:
         self._config = config
         self._ledger = ledger
         self._planner = planner
         self._run = run
+        self._conversations = conversations
+        conversations.forget = self.forget
         self._by_id: dict[str, Response] = {}
         self._by_key: dict[tuple[str, str, str], Response] = {}
         self._ended: OrderedDict[str, Response] = OrderedDict()
@@ -91,7 +96,7 @@ class Responses:
     def open(self, method: str, request_id: str, spec: ChatSpec, call: Call) -> Response:
         """Returns the response to a request: a new one that runs, or that of an earlier request with the same id.
 
-        Raises REQUEST_ID_REUSED, TOO_MANY_IN_FLIGHT or MODEL_NOT_FOUND.
+        Raises REQUEST_ID_REUSED, TOO_MANY_IN_FLIGHT, MODEL_NOT_FOUND or CONVERSATION_BUSY.
         """
         key = (call.tenant, method, request_id.lower())
         fingerprint = b""
@@ -108,6 +113,7 @@ class Responses:
                 return earlier
         self._admit(call.tenant)
         plan = self._planner.plan(spec.model, spec.fallbacks)
+        talk = self._conversations.enter(call.tenant, spec) if spec.conversation else None
         key_of_row = self._ledger.new_key()
         response = Response(
             # The row can be found by the name alone, and the name cannot be guessed from it.
@@ -122,6 +128,9 @@ class Responses:
             on_end=self._on_end,
         )
         response.fingerprint = fingerprint
+        if talk is not None:
+            talk.response = response
+            response.conversation = spec.conversation
         if request_id:
             response.key = key
             self._by_key[key] = response
@@ -130,10 +139,12 @@ class Responses:
         self._total_running += 1
         duration = self._duration(spec, response, call, plan.limits.total_seconds)
         own = Call(call.method, call.identity, asyncio.get_running_loop().time() + duration, call.metadata)
-        job = Job(method, request_id, spec, plan, own, whole=method == "Chat")
+        job = Job(method, request_id, spec, plan, own, whole=method == "Chat", talk=talk)
         task = asyncio.get_running_loop().create_task(self._run(response, job))
         # A task that is cancelled before its first step never enters its coroutine.
         task.add_done_callback(lambda _: response.finish(State.CANCELLED, response.cancelling))
+        if talk is not None:
+            task.add_done_callback(lambda _: talk.leave())
         response.task = task
         return response
 
@@ -213,6 +224,13 @@ class Responses:
         if response.key is not None and self._by_key.get(response.key) is response:
             del self._by_key[response.key]
         self._bytes -= response.size + _OVERHEAD_BYTES
+
+    def forget(self, names: Iterable[tuple[str, str]]) -> None:
+        """Gives up ended responses, by tenant and name, before their time."""
+        for tenant, name in names:
+            response = self._by_id.get(name.removeprefix("responses/"))
+            if response is not None and response.tenant == tenant and response.state is not State.RUNNING:
+                self._forget(response)
 
     def announce_shutdown(self, grace: float) -> None:
         """Tells every watcher that the gateway will go away."""

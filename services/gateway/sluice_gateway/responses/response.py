@@ -252,12 +252,17 @@ class Response:
         self._fold = None
         self.log.clear()
 
-    def answer(self) -> Answer:
-        """Returns the answer so far, whole even where the log has forgotten its beginning, or all of it."""
+    def answer(self, *more: Event) -> Answer:
+        """Returns the answer so far, whole even where the log has forgotten its beginning, or all of it.
+
+        `more` are events that are about to come.
+        """
         if self._condensed is not None:
             return Answer.FromString(self._condensed)
         fold = Fold() if self._fold is None else self._fold.copy()
         _add(fold, self.log.batches())
+        for number, event in enumerate(more, self.log.last_sequence + 1):
+            fold.add(number, event)
         return fold.answer()
 
 

@@ -73,6 +73,12 @@ class _NoticeCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeCode
     """A second target was asked beside the first, which is slow to begin; the first content wins. Its metadata names the
     attempt ("attempt_id") and the target ("target").
     """
+    NOTICE_CODE_HISTORY_CUT: _NoticeCode.ValueType  # 6
+    """The model cannot read all that was said in the conversation: the oldest turns were left out. Its metadata counts them
+    ("turns_left_out", "turns_sent") and names the tokens that were there to fill ("budget").
+    """
+    NOTICE_CODE_TURN_NOT_RECORDED: _NoticeCode.ValueType  # 7
+    """The answer is whole, but it could not be recorded as a turn of its conversation. Its metadata names the reason."""
 
 class NoticeCode(_NoticeCode, metaclass=_NoticeCodeEnumTypeWrapper):
     """What a notice is about."""
@@ -91,6 +97,12 @@ NOTICE_CODE_HEDGED: NoticeCode.ValueType  # 5
 """A second target was asked beside the first, which is slow to begin; the first content wins. Its metadata names the
 attempt ("attempt_id") and the target ("target").
 """
+NOTICE_CODE_HISTORY_CUT: NoticeCode.ValueType  # 6
+"""The model cannot read all that was said in the conversation: the oldest turns were left out. Its metadata counts them
+("turns_left_out", "turns_sent") and names the tokens that were there to fill ("budget").
+"""
+NOTICE_CODE_TURN_NOT_RECORDED: NoticeCode.ValueType  # 7
+"""The answer is whole, but it could not be recorded as a turn of its conversation. Its metadata names the reason."""
 Global___NoticeCode: _TypeAlias = NoticeCode  # noqa: Y015
 
 @_typing.final

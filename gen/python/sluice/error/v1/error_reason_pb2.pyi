@@ -224,6 +224,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code NOT_FOUND, not retryable.
     ErrorInfo: {"reason": "REVISION_EXPIRED", "domain": "sluice", "metadata": {"revision": "4f2a"}}
     """
+    ERROR_REASON_CONVERSATION_BUSY: _ErrorReason.ValueType  # 60
+    """Another answer of the conversation is being made, or too many wait for their turn. Ask again later, or ask to wait
+    (`when_busy`).
+    Code ABORTED, retryable.
+    ErrorInfo: {"reason": "CONVERSATION_BUSY", "domain": "sluice", "metadata": {"resource": "conversations/plans"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. The name without its prefix is the `reason` of the google.rpc.ErrorInfo (domain `sluice`) that
@@ -432,5 +438,11 @@ ERROR_REASON_REVISION_EXPIRED: ErrorReason.ValueType  # 57
 """The revision asked for is no longer kept.
 Code NOT_FOUND, not retryable.
 ErrorInfo: {"reason": "REVISION_EXPIRED", "domain": "sluice", "metadata": {"revision": "4f2a"}}
+"""
+ERROR_REASON_CONVERSATION_BUSY: ErrorReason.ValueType  # 60
+"""Another answer of the conversation is being made, or too many wait for their turn. Ask again later, or ask to wait
+(`when_busy`).
+Code ABORTED, retryable.
+ErrorInfo: {"reason": "CONVERSATION_BUSY", "domain": "sluice", "metadata": {"resource": "conversations/plans"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -29,6 +29,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _WhenBusy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhenBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenBusy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHEN_BUSY_UNSPECIFIED: _WhenBusy.ValueType  # 0
+    """Not set: REFUSE."""
+    WHEN_BUSY_REFUSE: _WhenBusy.ValueType  # 1
+    """The request fails at once, with CONVERSATION_BUSY."""
+    WHEN_BUSY_QUEUE: _WhenBusy.ValueType  # 2
+    """It waits until those that came before it have ended, within its own time; fails with CONVERSATION_BUSY at once where
+    too many wait already.
+    """
+
+class WhenBusy(_WhenBusy, metaclass=_WhenBusyEnumTypeWrapper):
+    """What happens when a conversation is busy with another answer."""
+
+WHEN_BUSY_UNSPECIFIED: WhenBusy.ValueType  # 0
+"""Not set: REFUSE."""
+WHEN_BUSY_REFUSE: WhenBusy.ValueType  # 1
+"""The request fails at once, with CONVERSATION_BUSY."""
+WHEN_BUSY_QUEUE: WhenBusy.ValueType  # 2
+"""It waits until those that came before it have ended, within its own time; fails with CONVERSATION_BUSY at once where
+too many wait already.
+"""
+Global___WhenBusy: _TypeAlias = WhenBusy  # noqa: Y015
+
 class _MidstreamPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -162,6 +190,8 @@ class ChatSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MIDSTREAM_POLICY_FIELD_NUMBER: _builtins.int
     HEDGE_FIELD_NUMBER: _builtins.int
+    CONVERSATION_FIELD_NUMBER: _builtins.int
+    WHEN_BUSY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """An alias of a route ("default", "fast"), or "provider/model". Unset or empty: "default"."""
     system_instruction: _builtins.str
@@ -174,13 +204,19 @@ class ChatSpec(_message.Message):
     """Goes on without a watcher until it ends or `max_duration` passes. Unset: false."""
     midstream_policy: Global___MidstreamPolicy.ValueType
     """What happens when the answer breaks off after its first content. Unset: as the route says, FAIL by default."""
+    conversation: _builtins.str
+    """Resource name of the conversation that this goes on with, `conversations/{id}`. What was said there goes before
+    `messages`, as much of it as the model can read, and the answer is recorded as its next turn. Unset: none.
+    """
+    when_busy: Global___WhenBusy.ValueType
+    """What happens while another answer of the conversation is being made. Unset: REFUSE."""
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further aliases or "provider/model", tried in order after the route's own targets. At most 8."""
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
-        """The dialogue, oldest first, 1 to 1024 messages. The last is the question."""
+        """The dialogue, oldest first, 1 to 1024 messages. The last is the question. With a conversation: what is new in it."""
 
     @_builtins.property
     def parameters(self) -> _parameters_pb2.GenerationParameters:
@@ -242,15 +278,19 @@ class ChatSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         midstream_policy: Global___MidstreamPolicy.ValueType = ...,
         hedge: Global___Hedge | None = ...,
+        conversation: _builtins.str | None = ...,
+        when_busy: Global___WhenBusy.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "grounding", b"grounding", "hedge", b"hedge", "lenient", b"lenient", "max_duration", b"max_duration", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_conversation", b"_conversation", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "conversation", b"conversation", "detach_grace", b"detach_grace", "grounding", b"grounding", "hedge", b"hedge", "lenient", b"lenient", "max_duration", b"max_duration", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "hedge", b"hedge", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "midstream_policy", b"midstream_policy", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_conversation", b"_conversation", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "conversation", b"conversation", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "hedge", b"hedge", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "midstream_policy", b"midstream_policy", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools", "when_busy", b"when_busy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_language: _TypeAlias = _typing.Literal["answer_language"]  # noqa: Y015
     _WhichOneofArgType__answer_language: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language"]  # noqa: Y015
     _WhichOneofReturnType__background: _TypeAlias = _typing.Literal["background"]  # noqa: Y015
     _WhichOneofArgType__background: _TypeAlias = _typing.Literal["_background", b"_background"]  # noqa: Y015
+    _WhichOneofReturnType__conversation: _TypeAlias = _typing.Literal["conversation"]  # noqa: Y015
+    _WhichOneofArgType__conversation: _TypeAlias = _typing.Literal["_conversation", b"_conversation"]  # noqa: Y015
     _WhichOneofReturnType__lenient: _TypeAlias = _typing.Literal["lenient"]  # noqa: Y015
     _WhichOneofArgType__lenient: _TypeAlias = _typing.Literal["_lenient", b"_lenient"]  # noqa: Y015
     _WhichOneofReturnType__system_instruction: _TypeAlias = _typing.Literal["system_instruction"]  # noqa: Y015
@@ -259,6 +299,8 @@ class ChatSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__answer_language) -> _WhichOneofReturnType__answer_language | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__background) -> _WhichOneofReturnType__background | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__conversation) -> _WhichOneofReturnType__conversation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__lenient) -> _WhichOneofReturnType__lenient | None: ...
     @_typing.overload
