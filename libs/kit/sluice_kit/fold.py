@@ -73,6 +73,8 @@ class Fold:
                 self._discard(event.restarted.discard_from)
             case "completed":
                 self._completed = event.completed
+                if event.completed.HasField("cached"):
+                    self._target = event.completed.cached.target
 
     def _block(self, index: int, kind: str) -> _Block:
         block = self._blocks.get(index)

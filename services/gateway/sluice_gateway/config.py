@@ -47,6 +47,8 @@ class RoutePolicy(TimeLimits, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
     """How often a target is tried again before the next one is."""
+    cache: bool = False
+    """Whether answers come from the cache and are kept there, where the request does not say."""
     midstream: Literal["fail", "restart", "continue"] = "fail"
     """What happens when an answer breaks off after its first content, where the request does not say."""
     hedge_seconds: Positive | None = None
@@ -198,6 +200,19 @@ class CatalogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Longest wait for integrations that are asked; those that take longer are named as unreachable."""
 
 
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Kept answers, for the routes and requests that ask for them."""
+
+    age_seconds: Positive = 3600.0
+    """How long an answer is kept."""
+    total_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
+    """For all of them together; the longest unused go first. 0: there is no cache, whatever requests ask for."""
+    entry_bytes: PositiveInt = 256 * 1024
+    """Larger answers are not kept; the passages of a grounded one count."""
+    tool_calls: bool = False
+    """Whether answers that call tools are kept, too."""
+
+
 class RegistrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Integrations that administrators register at run time."""
 
@@ -278,4 +293,5 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     catalog: CatalogConfig = CatalogConfig()
     conversations: ConversationsConfig = ConversationsConfig()
     retention: RetentionConfig = RetentionConfig()
+    cache: CacheConfig = CacheConfig()
     registration: RegistrationConfig = RegistrationConfig()

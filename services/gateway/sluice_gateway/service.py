@@ -12,6 +12,7 @@ from sluice.gateway.v1 import (
     usage_service_pb2,
 )
 from sluice_gateway import forward
+from sluice_gateway.cache.answers import AnswerCache
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.conversations.conversations import Conversations
@@ -73,6 +74,7 @@ class Gateway:
         self._sweeper: Sweeper
         self.catalog: Catalog
         self.calls: Admission
+        self.cache: AnswerCache
         self.monitor: HealthMonitor
 
     def register(self, server: Server) -> None:
@@ -85,8 +87,15 @@ class Gateway:
         self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
         server.add(usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"], UsageService(self._ledger.usage))
         self.catalog = Catalog(self._integrations, config.catalog)
+        self.cache = AnswerCache(config.cache)
         self.pipeline = Pipeline(
-            self._integrations, Retrieval(peer), self._ledger, self._prices, config.resilience, self.catalog
+            self._integrations,
+            Retrieval(peer),
+            self._ledger,
+            self._prices,
+            config.resilience,
+            self.catalog,
+            self.cache,
         )
         self.conversations = Conversations(self._document, config.conversations, self.catalog, self._integrations)
         self._sweeper = Sweeper(config.retention, self.conversations, self._ledger)

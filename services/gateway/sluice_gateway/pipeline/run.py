@@ -12,6 +12,8 @@ from sluice.chat.v1.target_pb2 import Target
 from sluice.chat.v1.usage_pb2 import UsageSource
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
+from sluice_gateway.cache.answers import AnswerCache, completed_from
+from sluice_gateway.cache.store import Entry
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import ResilienceConfig, RouteConfig
 from sluice_gateway.conversations.talk import Talk
@@ -63,8 +65,10 @@ class Pipeline:
         prices: Prices,
         resilience: ResilienceConfig,
         catalog: Catalog,
+        cache: AnswerCache,
     ) -> None:
         self._retrieval = retrieval
+        self._cache = cache
         self._ledger = ledger
         self.standings = Standings(resilience)
         """What recent attempts say of each target."""
@@ -112,10 +116,11 @@ class Pipeline:
             plan = replace(plan, targets=ranked + plan.targets[plan.own :])
             job = replace(job, plan=plan)
         grounded = spec.HasField("grounding")
+        cached = self._cache.lookup(spec, plan, response.tenant)
         standings = self.standings
         # Where something else comes before the first attempt, that one is not on record yet.
-        later = grounded or job.talk is not None
-        if later and not any(standings.would_admit(target) for target in plan.targets):
+        later = grounded or job.talk is not None or cached is not None
+        if later and cached is None and not any(standings.would_admit(target) for target in plan.targets):
             raise standings.refusal(plan.targets)
         if job.talk is not None:
             await job.talk.check()
@@ -144,6 +149,9 @@ class Pipeline:
             found = await ground(spec, self._retrieval, job.call)
             passages = found.passages
             response.emit(found.event)
+        entry = None if cached is None else cached.find(template, passages)
+        if entry is not None:
+            return await self._from_cache(response, job, entry)
         attempts = Attempts(self._means, response, job, template, passages, first)
         try:
             relay = await attempts.run()
@@ -154,7 +162,18 @@ class Pipeline:
         citations = [] if relay.collector is None else await relay.collector.check(self._retrieval, job.call)
         assert relay.completed is not None  # run_attempt checks it
         completed = settle_response(relay.completed, attempts.records)
-        return [*relay.tail, *(Event(citation=citation) for citation in citations), Event(completed=completed)]
+        last = [*relay.tail, *(Event(citation=citation) for citation in citations), Event(completed=completed)]
+        if cached is not None:
+            cached.keep(response, last, relay.record.target, relay.collector, passages)
+        return last
+
+    async def _from_cache(self, response: Response, job: Job, entry: Entry) -> list[Event]:
+        """Sends a kept answer and returns its last events. What it cites is checked as if it were new."""
+        self._ledger.answered_from_cache(response, AttemptRecord(1, entry.target))
+        if response.append(entry.count, entry.body):
+            await response.room()
+        citations = [] if entry.collector is None else await entry.collector.check(self._retrieval, job.call)
+        return [*(Event(citation=citation) for citation in citations), Event(completed=completed_from(entry))]
 
     def _first(self, targets: tuple[Target, ...]) -> AttemptRecord:
         """Returns an attempt at the first target that is not left alone. Raises CIRCUIT_OPEN if all are."""

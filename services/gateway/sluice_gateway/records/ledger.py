@@ -150,6 +150,12 @@ class Ledger:
             return None
         return self._writer.run(lambda connection: _first_claim(connection, _CLAIM.where(*_same_request(row))))
 
+    def answered_from_cache(self, request: Request, record: "AttemptRecord") -> None:
+        """Writes that a kept answer made an attempt at its target unnecessary."""
+        row = self._attempt_row(request, record)
+        free = {"outcome": "cached", "usage_source": "", "cost_nano_usd": 0}
+        self._writer.write_soon((self._insert_attempt, {**row, **free}))
+
     async def attempt_started(self, request: Request, attempt: "AttemptRecord") -> None:
         """Commits an attempt's row. Raises STORE_UNAVAILABLE."""
         await self._writer.write((self._insert_attempt, self._attempt_row(request, attempt)))

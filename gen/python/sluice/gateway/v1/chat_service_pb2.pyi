@@ -57,6 +57,34 @@ too many wait already.
 """
 Global___WhenBusy: _TypeAlias = WhenBusy  # noqa: Y015
 
+class _CachePolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CachePolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CachePolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CACHE_POLICY_UNSPECIFIED: _CachePolicy.ValueType  # 0
+    """Not set: as the route says."""
+    CACHE_POLICY_OFF: _CachePolicy.ValueType  # 1
+    """Nothing: the answer is made anew, and not kept."""
+    CACHE_POLICY_USE: _CachePolicy.ValueType  # 2
+    """The answer is the kept one if there is one, else it is kept."""
+    CACHE_POLICY_REFRESH: _CachePolicy.ValueType  # 3
+    """The answer is made anew and kept in place of an older one."""
+
+class CachePolicy(_CachePolicy, metaclass=_CachePolicyEnumTypeWrapper):
+    """What the cache is for."""
+
+CACHE_POLICY_UNSPECIFIED: CachePolicy.ValueType  # 0
+"""Not set: as the route says."""
+CACHE_POLICY_OFF: CachePolicy.ValueType  # 1
+"""Nothing: the answer is made anew, and not kept."""
+CACHE_POLICY_USE: CachePolicy.ValueType  # 2
+"""The answer is the kept one if there is one, else it is kept."""
+CACHE_POLICY_REFRESH: CachePolicy.ValueType  # 3
+"""The answer is made anew and kept in place of an older one."""
+Global___CachePolicy: _TypeAlias = CachePolicy  # noqa: Y015
+
 class _MidstreamPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -190,6 +218,7 @@ class ChatSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MIDSTREAM_POLICY_FIELD_NUMBER: _builtins.int
     HEDGE_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     CONVERSATION_FIELD_NUMBER: _builtins.int
     WHEN_BUSY_FIELD_NUMBER: _builtins.int
     model: _builtins.str
@@ -204,6 +233,10 @@ class ChatSpec(_message.Message):
     """Goes on without a watcher until it ends or `max_duration` passes. Unset: false."""
     midstream_policy: Global___MidstreamPolicy.ValueType
     """What happens when the answer breaks off after its first content. Unset: as the route says, FAIL by default."""
+    cache: Global___CachePolicy.ValueType
+    """Whether the answer may come from the cache, and is kept there. Exact repetitions of the same tenant only; never with
+    `conversation`. Unset: as the route says, OFF by default.
+    """
     conversation: _builtins.str
     """Resource name of the conversation that this goes on with, `conversations/{id}`. What was said there goes before
     `messages`, as much of it as the model can read, and the answer is recorded as its next turn. Unset: none.
@@ -278,12 +311,13 @@ class ChatSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         midstream_policy: Global___MidstreamPolicy.ValueType = ...,
         hedge: Global___Hedge | None = ...,
+        cache: Global___CachePolicy.ValueType = ...,
         conversation: _builtins.str | None = ...,
         when_busy: Global___WhenBusy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_conversation", b"_conversation", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "conversation", b"conversation", "detach_grace", b"detach_grace", "grounding", b"grounding", "hedge", b"hedge", "lenient", b"lenient", "max_duration", b"max_duration", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_conversation", b"_conversation", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "conversation", b"conversation", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "hedge", b"hedge", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "midstream_policy", b"midstream_policy", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools", "when_busy", b"when_busy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_conversation", b"_conversation", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "cache", b"cache", "conversation", b"conversation", "detach_grace", b"detach_grace", "fallbacks", b"fallbacks", "grounding", b"grounding", "hedge", b"hedge", "labels", b"labels", "lenient", b"lenient", "max_duration", b"max_duration", "messages", b"messages", "midstream_policy", b"midstream_policy", "model", b"model", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice", "tools", b"tools", "when_busy", b"when_busy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__answer_language: _TypeAlias = _typing.Literal["answer_language"]  # noqa: Y015
     _WhichOneofArgType__answer_language: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language"]  # noqa: Y015
