@@ -200,27 +200,6 @@ class CatalogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Longest wait for integrations that are asked; those that take longer are named as unreachable."""
 
 
-class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Kept answers, for the routes and requests that ask for them."""
-
-    age_seconds: Positive = 3600.0
-    """How long an answer is kept."""
-    total_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
-    """For all of them together; the longest unused go first. 0: there is no cache, whatever requests ask for."""
-    entry_bytes: PositiveInt = 256 * 1024
-    """Larger answers are not kept; the passages of a grounded one count."""
-    tool_calls: bool = False
-    """Whether answers that call tools are kept, too."""
-
-
-class RegistrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Integrations that administrators register at run time."""
-
-    allow: tuple[str, ...] = ()
-    """Addresses at which they may be: `HOST:PORT` or `unix:/PATH`, in which `*` stands for any text within the host, for
-    the port, or within a part of the path. Empty: none may be registered."""
-
-
 class ConversationsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where conversations are kept, for how long, and how much of one a model is told."""
 
@@ -258,6 +237,27 @@ class RetentionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A pass looks at so many conversations, and deletes so many rows of each table of the ledger, at most."""
 
 
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Kept answers, for the routes and requests that ask for them."""
+
+    age_seconds: Positive = 3600.0
+    """How long an answer is kept."""
+    total_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
+    """For all of them together; the longest unused go first. 0: there is no cache, whatever requests ask for."""
+    entry_bytes: PositiveInt = 256 * 1024
+    """Larger answers are not kept; the passages of a grounded one count."""
+    tool_calls: bool = False
+    """Whether answers that call tools are kept, too."""
+
+
+class RegistrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Integrations that administrators register at run time."""
+
+    allow: tuple[str, ...] = ()
+    """Addresses at which they may be: `HOST:PORT` or `unix:/PATH`, in which `*` stands for any text within the host, for
+    the port, or within a part of the path. Empty: none may be registered."""
+
+
 def _default_routes() -> dict[str, RouteConfig]:
     return {"default": RouteConfig(targets=("extractive/quote",))}
 
@@ -291,7 +291,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embeddings: EmbeddingConfig = EmbeddingConfig()
     health: HealthConfig = HealthConfig()
     catalog: CatalogConfig = CatalogConfig()
-    conversations: ConversationsConfig = ConversationsConfig()
-    retention: RetentionConfig = RetentionConfig()
     cache: CacheConfig = CacheConfig()
     registration: RegistrationConfig = RegistrationConfig()
+    conversations: ConversationsConfig = ConversationsConfig()
+    retention: RetentionConfig = RetentionConfig()

@@ -29,34 +29,6 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class _WhenBusy:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _WhenBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenBusy.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    WHEN_BUSY_UNSPECIFIED: _WhenBusy.ValueType  # 0
-    """Not set: REFUSE."""
-    WHEN_BUSY_REFUSE: _WhenBusy.ValueType  # 1
-    """The request fails at once, with CONVERSATION_BUSY."""
-    WHEN_BUSY_QUEUE: _WhenBusy.ValueType  # 2
-    """It waits until those that came before it have ended, within its own time; fails with CONVERSATION_BUSY at once where
-    too many wait already.
-    """
-
-class WhenBusy(_WhenBusy, metaclass=_WhenBusyEnumTypeWrapper):
-    """What happens when a conversation is busy with another answer."""
-
-WHEN_BUSY_UNSPECIFIED: WhenBusy.ValueType  # 0
-"""Not set: REFUSE."""
-WHEN_BUSY_REFUSE: WhenBusy.ValueType  # 1
-"""The request fails at once, with CONVERSATION_BUSY."""
-WHEN_BUSY_QUEUE: WhenBusy.ValueType  # 2
-"""It waits until those that came before it have ended, within its own time; fails with CONVERSATION_BUSY at once where
-too many wait already.
-"""
-Global___WhenBusy: _TypeAlias = WhenBusy  # noqa: Y015
-
 class _CachePolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -84,6 +56,34 @@ CACHE_POLICY_USE: CachePolicy.ValueType  # 2
 CACHE_POLICY_REFRESH: CachePolicy.ValueType  # 3
 """The answer is made anew and kept in place of an older one."""
 Global___CachePolicy: _TypeAlias = CachePolicy  # noqa: Y015
+
+class _WhenBusy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhenBusyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WhenBusy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHEN_BUSY_UNSPECIFIED: _WhenBusy.ValueType  # 0
+    """Not set: REFUSE."""
+    WHEN_BUSY_REFUSE: _WhenBusy.ValueType  # 1
+    """The request fails at once, with CONVERSATION_BUSY."""
+    WHEN_BUSY_QUEUE: _WhenBusy.ValueType  # 2
+    """It waits until those that came before it have ended, within its own time; fails with CONVERSATION_BUSY at once where
+    too many wait already.
+    """
+
+class WhenBusy(_WhenBusy, metaclass=_WhenBusyEnumTypeWrapper):
+    """What happens when a conversation is busy with another answer."""
+
+WHEN_BUSY_UNSPECIFIED: WhenBusy.ValueType  # 0
+"""Not set: REFUSE."""
+WHEN_BUSY_REFUSE: WhenBusy.ValueType  # 1
+"""The request fails at once, with CONVERSATION_BUSY."""
+WHEN_BUSY_QUEUE: WhenBusy.ValueType  # 2
+"""It waits until those that came before it have ended, within its own time; fails with CONVERSATION_BUSY at once where
+too many wait already.
+"""
+Global___WhenBusy: _TypeAlias = WhenBusy  # noqa: Y015
 
 class _MidstreamPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -218,9 +218,9 @@ class ChatSpec(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     MIDSTREAM_POLICY_FIELD_NUMBER: _builtins.int
     HEDGE_FIELD_NUMBER: _builtins.int
-    CACHE_FIELD_NUMBER: _builtins.int
     CONVERSATION_FIELD_NUMBER: _builtins.int
     WHEN_BUSY_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """An alias of a route ("default", "fast"), or "provider/model". Unset or empty: "default"."""
     system_instruction: _builtins.str
@@ -233,16 +233,16 @@ class ChatSpec(_message.Message):
     """Goes on without a watcher until it ends or `max_duration` passes. Unset: false."""
     midstream_policy: Global___MidstreamPolicy.ValueType
     """What happens when the answer breaks off after its first content. Unset: as the route says, FAIL by default."""
-    cache: Global___CachePolicy.ValueType
-    """Whether the answer may come from the cache, and is kept there. Exact repetitions of the same tenant only; never with
-    `conversation`. Unset: as the route says, OFF by default.
-    """
     conversation: _builtins.str
     """Resource name of the conversation that this goes on with, `conversations/{id}`. What was said there goes before
     `messages`, as much of it as the model can read, and the answer is recorded as its next turn. Unset: none.
     """
     when_busy: Global___WhenBusy.ValueType
     """What happens while another answer of the conversation is being made. Unset: REFUSE."""
+    cache: Global___CachePolicy.ValueType
+    """Whether the answer may come from the cache, and is kept there. Exact repetitions of the same tenant only; never with
+    `conversation`. Unset: as the route says, OFF by default.
+    """
     @_builtins.property
     def fallbacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Further aliases or "provider/model", tried in order after the route's own targets. At most 8."""
@@ -311,9 +311,9 @@ class ChatSpec(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         midstream_policy: Global___MidstreamPolicy.ValueType = ...,
         hedge: Global___Hedge | None = ...,
-        cache: Global___CachePolicy.ValueType = ...,
         conversation: _builtins.str | None = ...,
         when_busy: Global___WhenBusy.ValueType = ...,
+        cache: Global___CachePolicy.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_answer_language", b"_answer_language", "_background", b"_background", "_conversation", b"_conversation", "_lenient", b"_lenient", "_system_instruction", b"_system_instruction", "answer_language", b"answer_language", "background", b"background", "conversation", b"conversation", "detach_grace", b"detach_grace", "grounding", b"grounding", "hedge", b"hedge", "lenient", b"lenient", "max_duration", b"max_duration", "parameters", b"parameters", "response_format", b"response_format", "system_instruction", b"system_instruction", "tool_choice", b"tool_choice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
