@@ -19,7 +19,8 @@ from sluice_kit.secrets import Secret
 from sluice_kit.testing import document_of
 from sluice_retrieval.config import CredentialConfig
 from sluice_retrieval.service import RetrievalService
-from sluice_retrieval.sources.credentials import Credentials, Login, kind_of
+from sluice_retrieval.sources.credentials import Credentials, kind_of
+from sluice_retrieval.sources.login import Login
 from sluice_retrieval.sources.policy import AllowedRepository, SourcePolicy
 
 from .git_https import GitHandler, serving

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -149,3 +150,17 @@ async def test_children_end_with_the_service(start, source, children_of):
         assert len(children_of(os.getpid(), "edge")) == 1
     assert children_of(os.getpid(), "edge") == []
     assert children_of(os.getpid(), "indexer") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "never"),
+    [
+        ("sluice_retrieval.indexing.worker", {"grpc", "sqlalchemy", "google.protobuf", "qdrant_edge", "numpy"}),
+        ("sluice_retrieval.store.edge_child", {"grpc", "sqlalchemy", "google.protobuf", "tree_sitter", "numpy"}),
+    ],
+)
+def test_children_load_what_they_need_alone(module, never):
+    """They are started for every index, so what they import is what a small index costs."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not never & set(done.stdout.split())

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from sluice_retrieval.sources.credentials import Login
+from sluice_retrieval.sources.login import Login
 from sluice_retrieval.store.base import Point
 
 

@@ -4,12 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-import msgspec
-
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2 as pb
 from sluice_kit.errors import make_error
 from sluice_retrieval.config import CredentialConfig
+from sluice_retrieval.sources.login import Login
 
 HTTPS_PORT: Final = 443
 _HOST: Final = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[1-9][0-9]{0,4})?$")
@@ -26,18 +25,6 @@ _USERS: Final = {
     pb.GitHost.GIT_HOST_GIT: "git",
 }
 _NOT_HERE: Final = "this credential is not for the host of the address: it is sent to the hosts that it lists alone"
-
-
-class Login(msgspec.Struct, frozen=True):
-    """What a host is told when it asks who fetches. It never prints its token."""
-
-    user: str
-    token: str
-
-    def __repr__(self) -> str:
-        return "Login(***)"
-
-    __str__ = __repr__
 
 
 class Credentials:

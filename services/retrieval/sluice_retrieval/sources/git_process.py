@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from sluice_retrieval.children.runtime import die_with_parent
-from sluice_retrieval.sources.credentials import Login
 from sluice_retrieval.sources.found import Budget, unreadable
+from sluice_retrieval.sources.login import Login
 
 _POLL_SECONDS: Final = 0.1
 _SILENCE_SECONDS: Final = 120

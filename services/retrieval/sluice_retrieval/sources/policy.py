@@ -13,8 +13,9 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_pb2 as pb
 from sluice_kit.errors import SluiceError, make_error
 from sluice_kit.rpc import invalid_field
-from sluice_retrieval.sources.credentials import HTTPS_PORT, Credentials, Login, kind_of
+from sluice_retrieval.sources.credentials import HTTPS_PORT, Credentials, kind_of
 from sluice_retrieval.sources.git_local import LeadsElsewhere, check_repository
+from sluice_retrieval.sources.login import Login
 
 _REVISION: Final = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_./+\-]*$")
 _HOST: Final = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")
