@@ -132,6 +132,20 @@ class PriceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """For tokens read from the vendor's prompt cache. Unset: as `input`."""
 
 
+class RedisConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A Redis (6.2 or newer) that keeps the logs of responses for several gateways."""
+
+    url: Secret
+    """Where it is: `redis://host:6379/0`, `rediss://` with TLS. It may hold a password, so it counts as a secret."""
+    on_loss: Literal["fail", "unlogged"] = "fail"
+    """What becomes of running responses while it does not answer: they fail with RESPONSE_LOST, or they go on with a log
+    in this process alone, which no other gateway can serve. New responses are refused either way."""
+    lease_seconds: Annotated[float, msgspec.Meta(ge=0.5)] = 10.0
+    """A response whose gateway gave no sign of life for so long is ended as lost by another one."""
+    prefix: str = "sluice"
+    """Of every key."""
+
+
 class LogLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much of each response is kept for resuming."""
 
@@ -144,6 +158,8 @@ class LogLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long the events of an ended response are kept; then resuming it is RESUME_WINDOW_EXPIRED."""
     answer_seconds: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
     """How long GetResponse has the answer of an ended response. Less than `retention_seconds` counts as that."""
+    redis: RedisConfig | None = None
+    """Keeps the logs in Redis, where every gateway finds them. Unset: in this process."""
 
 
 class WatcherLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -285,6 +301,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resilience: ResilienceConfig = ResilienceConfig()
     prices: dict[str, PriceConfig] = {}
     """Prices by `provider/model`."""
+    replicas: PositiveInt = 1
+    """How many gateways serve this mesh together. More than one need `log.redis`."""
     log: LogLimits = LogLimits()
     watchers: WatcherLimits = WatcherLimits()
     admission: AdmissionLimits = AdmissionLimits()

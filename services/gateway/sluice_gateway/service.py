@@ -26,6 +26,7 @@ from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.registration import AllowList, Registration
 from sluice_gateway.reload import Reloader
+from sluice_gateway.responses.redis_log import RedisStore, check_store
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.retrieval import Retrieval
 from sluice_gateway.services.chat import ChatService
@@ -54,6 +55,7 @@ class Gateway:
         if config.internal is not None:
             listeners.append(("gateway.internal", config.internal))
         check_listeners(document, document.section("auth", AuthConfig), listeners)
+        check_store(document, config)
         self.listen = config.listen
         self.probe = config.probe
         self.authenticator = public_authenticator(document)
@@ -104,6 +106,8 @@ class Gateway:
             ConversationService(self.conversations),
         )
         self.responses = Responses(config, planner, self._ledger, self.pipeline.run, self.conversations)
+        if config.log.redis is not None:
+            self.responses.share(RedisStore(config, config.log.redis))
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
         means = CallMeans(self._integrations, self._ledger, self._prices, self.pipeline.standings, config.resilience)
         self.calls = Admission(config.admission)

@@ -134,6 +134,7 @@ class Attempts:
             if not tried:
                 self._means.standings.retries(target).earn()
             relay, failure = await self._run(self._relay(record))
+            await self._response.settled()  # what comes next may look at what was sent
             if failure is None:
                 return relay
             target = relay.record.target

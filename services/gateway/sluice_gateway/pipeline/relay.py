@@ -132,7 +132,7 @@ class Relay:
             self._held.clear()
             return None
         self.committed = True
-        self.first_sequence = self._response.log.last_sequence + 1
+        self.first_sequence = self._response.sequence + 1
         held, self._held = [*self.preamble, *self._held], []
         return self._pass_on(held)
 

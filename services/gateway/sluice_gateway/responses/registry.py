@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
+from itertools import chain
 from typing import Any, Final
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -14,10 +15,12 @@ from sluice_gateway.conversations.conversations import Conversations
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
 from sluice_gateway.records.ledger import Claim, Ledger
+from sluice_gateway.responses.redis_log import RedisStore, unavailable
 from sluice_gateway.responses.response import Response, State
+from sluice_gateway.responses.store import ElsewhereError, StoreUnavailableError, Writer
 from sluice_gateway.responses.watch import announce_shutdown, tend
 from sluice_kit.call import Call
-from sluice_kit.errors import LimitError, NotFoundError, make_error, reason_name
+from sluice_kit.errors import LimitError, NotFoundError, SluiceError, make_error, reason_name
 from sluice_kit.ids import new_id
 
 _OVERHEAD_BYTES: Final = 4096
@@ -50,6 +53,13 @@ class Responses:
         self._total_running = 0
         self._bytes = 0
         self._tick: asyncio.TimerHandle | None = None
+        self._store: RedisStore | None = None
+
+    def share(self, store: RedisStore) -> None:
+        """Keeps the logs where other gateways find them, instead of in this process alone. Before `start`."""
+        self._store = store
+        store.on_cancel = self._cancel_by_id
+        store.on_lost = self._on_lost
 
     @property
     def running(self) -> int:
@@ -63,6 +73,8 @@ class Responses:
 
     def start(self) -> None:
         """Begins to look after watchers and retention."""
+        if self._store is not None:
+            self._store.start()
         self._schedule()
 
     def _schedule(self) -> None:
@@ -70,7 +82,7 @@ class Responses:
 
     def _on_tick(self) -> None:
         now = asyncio.get_running_loop().time()
-        tend(self._by_id.values(), self._config.watchers, now)
+        tend(chain(self._by_id.values(), self._mirrors()), self._config.watchers, now)
         self._expire(now)
         self._schedule()
 
@@ -140,13 +152,32 @@ class Responses:
         duration = self._duration(spec, response, call, plan.limits.total_seconds)
         own = Call(call.method, call.identity, asyncio.get_running_loop().time() + duration, call.metadata)
         job = Job(method, request_id, spec, plan, own, whole=method == "Chat", talk=talk)
-        task = asyncio.get_running_loop().create_task(self._run(response, job))
+        work = self._run(response, job) if self._store is None else self._make(self._store, response, job)
+        task = asyncio.get_running_loop().create_task(work)
         # A task that is cancelled before its first step never enters its coroutine.
         task.add_done_callback(lambda _: response.finish(State.CANCELLED, response.cancelling))
         if talk is not None:
             task.add_done_callback(lambda _: talk.leave())
         response.task = task
         return response
+
+    async def _make(self, store: RedisStore, response: Response, job: Job) -> None:
+        """Makes a response whose log is in a store."""
+        try:
+            other = await store.open(response, response.key)
+        except StoreUnavailableError:
+            response.finish(State.FAILED, unavailable())
+            return
+        except SluiceError as error:
+            response.finish(State.FAILED, error)
+            return
+        if other is not None:
+            elsewhere = ElsewhereError("another gateway has it", metadata={"resource": f"responses/{other}"})
+            response.finish(State.FAILED, elsewhere)
+            return
+        redis = self._config.log.redis
+        response.writer = Writer(response, store, unlogged=redis is not None and redis.on_loss == "unlogged")
+        await self._run(response, job)
 
     def _duration(self, spec: ChatSpec, response: Response, call: Call, route_seconds: float) -> float:
         """Returns how long the response may take, in seconds."""
@@ -165,6 +196,42 @@ class Responses:
             raise LimitError("this tenant runs as many responses as it may", retry_after=_RETRY_SECONDS)
         if self._bytes > self._config.log.total_bytes:
             raise LimitError("the gateway holds as many events as it may", retry_after=_RETRY_SECONDS)
+
+    async def find(self, name: str, tenant: str) -> Response:
+        """Returns a response by its resource name, also one that another gateway makes.
+
+        Raises what `get` does, and STORE_UNAVAILABLE.
+        """
+        response_id = name.removeprefix("responses/")
+        if self._store is not None and response_id not in self._by_id:
+            try:
+                mirror = await self._store.find(response_id, tenant)
+            except StoreUnavailableError:
+                raise unavailable() from None
+            if mirror is not None:
+                return mirror
+        return self.get(name, tenant)
+
+    async def cancel(self, response: Response) -> None:
+        """Cancels a response, wherever it is made. Raises STORE_UNAVAILABLE."""
+        if self._store is None or not response.remote:
+            response.cancel()
+            return
+        try:
+            await self._store.cancel(response.id)
+        except StoreUnavailableError:
+            raise unavailable() from None
+
+    def _cancel_by_id(self, response_id: str) -> None:
+        response = self._by_id.get(response_id)
+        if response is not None:
+            response.cancel()
+
+    def _on_lost(self, response: Response) -> None:
+        """Writes down the end of a response whose gateway died, where that gateway's records are these."""
+        claim = self._ledger.find(response.tenant, response.row_key, response.id)
+        if claim is not None and claim.state == State.RUNNING.value:
+            self._ledger.response_ended(response)
 
     def get(self, name: str, tenant: str) -> Response:
         """Returns a response by its resource name.
@@ -204,7 +271,11 @@ class Responses:
         self._total_running -= 1
         self._bytes += _OVERHEAD_BYTES
         self._ended[response.id] = response
+        if response.overruled and response.task is not None and response.task.done():
+            self._ledger.response_ended(response)
         if response.log.last_sequence == 0:
+            if self._store is not None and not isinstance(response.error, ElsewhereError):
+                self._store.free(response)
             # It was never accepted, so there is nothing to come back for, and its request id is free again.
             self._forget(response)
         elif self._bytes > self._config.log.total_bytes:
@@ -234,17 +305,21 @@ class Responses:
 
     def announce_shutdown(self, grace: float) -> None:
         """Tells every watcher that the gateway will go away."""
-        announce_shutdown(self._live(), grace)
+        announce_shutdown(chain(self._live(), self._mirrors()), grace)
 
     def _live(self) -> Iterable[Response]:
-        return [response for response in self._by_id.values() if response.state is State.RUNNING]
+        return [response for response in self._by_id.values() if not response.ended]
+
+    def _mirrors(self) -> Iterable[Response]:
+        return () if self._store is None else self._store.mirrors()
 
     async def close(self) -> None:
         """Ends what still runs, with DRAINING, and waits for it."""
         if self._tick is not None:
             self._tick.cancel()
         tasks = []
-        for response in self._live():
+        live = list(self._live())
+        for response in live:
             response.cancel(
                 make_error(
                     ErrorReason.ERROR_REASON_DRAINING, "the gateway is shutting down", retry_after=_RETRY_SECONDS
@@ -254,3 +329,9 @@ class Responses:
                 tasks.append(response.task)
         if tasks:
             await asyncio.wait(tasks)
+        ends = [response.done for response in live if not response.ended]
+        if ends:
+            # Each is told when its store has taken the end, or has failed to, which takes seconds at most.
+            await asyncio.wait(ends)
+        if self._store is not None:
+            await self._store.close()

@@ -15,6 +15,7 @@ from sluice.auth.v1.identity_pb2 import Identity
 from sluice.chat.v1.event_pb2 import Event
 from sluice.gateway.v1.chat_service_pb2 import Answer
 from sluice_gateway.responses.log import Batch, ResponseLog, pack, unpack
+from sluice_gateway.responses.store import Ended, Writer
 from sluice_kit.errors import CancelledByOwnerError, SluiceError
 from sluice_kit.fold import Fold
 
@@ -63,6 +64,7 @@ class Response:
         "conversation",
         "done",
         "end_time",
+        "ended",
         "error",
         "fingerprint",
         "grace",
@@ -71,10 +73,13 @@ class Response:
         "key",
         "labels",
         "log",
+        "overruled",
+        "remote",
         "row_key",
         "state",
         "task",
         "watchers",
+        "writer",
     )
 
     def __init__(
@@ -101,7 +106,16 @@ class Response:
         self.labels = "{}"
         """Those of the request, as rows of the ledger hold them."""
         self.log = ResponseLog(log_bytes, self.name)
+        self.writer: Writer | None = None
+        """Brings events into a store before watchers get them. None: there is no store, or it is no more."""
+        self.remote = False
+        """Another gateway makes it; this is what is read of it."""
         self.state = State.RUNNING
+        """Where it stands. With a writer it is decided a moment before anybody is told."""
+        self.ended = False
+        """Whether it has ended for whoever watches."""
+        self.overruled = False
+        """It ended otherwise than it was decided, because its log was lost."""
         self.error: SluiceError | None = None
         self.watchers: set[Watcher] = set()
         self.grace = grace
@@ -141,8 +155,17 @@ class Response:
     def append(self, count: int, body: bytes) -> bool:
         """Numbers `count` serialised events and hands them to every watcher.
 
-        Returns whether a watcher is too far behind; whoever can wait then awaits `room`.
+        Returns whether a watcher, or the store, is too far behind; whoever can wait then awaits `room`.
         """
+        if self.writer is not None:
+            self.writer.put(count, body)
+            return self._is_behind()
+        if self.overruled:
+            return False  # nothing follows an end, also while what makes it is still being cancelled
+        return self.take(count, body)
+
+    def take(self, count: int, body: bytes) -> bool:
+        """Numbers events that are in the log for good, and hands them to every watcher; see `append`."""
         log = self.log
         log.append(count, body)
         # What the log forgets is folded, not given back, so it counts on.
@@ -161,12 +184,25 @@ class Response:
         return lagging
 
     async def room(self) -> None:
-        """Waits until no watcher is too far behind any more."""
-        while self.state is State.RUNNING and any(
-            self.log.written - watcher.position > self._queue_bytes for watcher in self.watchers
-        ):
+        """Waits until nobody is too far behind any more."""
+        while self.state is State.RUNNING and self._is_behind():
             self._room = asyncio.get_running_loop().create_future()
             await self._room
+
+    def _is_behind(self) -> bool:
+        if self.writer is not None and self.writer.backlog > self._queue_bytes:
+            return True
+        return any(self.log.written - watcher.position > self._queue_bytes for watcher in self.watchers)
+
+    @property
+    def sequence(self) -> int:
+        """Number of the last event that was appended, whether the store has taken it yet or not."""
+        return self.log.last_sequence + (0 if self.writer is None else self.writer.events)
+
+    async def settled(self) -> None:
+        """Waits until the log holds all that was appended, for whoever is about to read it."""
+        if self.writer is not None:
+            await self.writer.drained()
 
     def progressed(self) -> None:
         """Is told by a watcher that it was sent more, or left."""
@@ -186,10 +222,29 @@ class Response:
             error.__traceback__ = error.__cause__ = error.__context__ = None
         self.error = error
         self.end_time = asyncio.get_running_loop().time()
-        self.done.set_result(None)
         if self._grace_timer is not None:
             self._grace_timer.cancel()
             self._grace_timer = None
+        if self.writer is not None:
+            self.writer.finish(Ended(state, error))
+        else:
+            self.tell_end()
+
+    def overrule(self, error: SluiceError) -> None:
+        """Ends the response as failed although it was, or would have been, decided otherwise: its log is lost."""
+        if self.ended:
+            return
+        self.state, self.error, self.overruled = State.FAILED, error, True
+        self.end_time = asyncio.get_running_loop().time()
+        if self.task is not None and not self.task.done():
+            self.cancelling = error
+            self.task.cancel()
+        self.tell_end()
+
+    def tell_end(self) -> None:
+        """Ends it for whoever watches, after all its events."""
+        self.ended = True
+        self.done.set_result(None)
         for watcher in self.watchers:
             if watcher.wake is not None and not watcher.wake.done():
                 watcher.wake.set_result(None)
@@ -251,6 +306,18 @@ class Response:
         self._condensed = self.answer().SerializeToString()
         self._fold = None
         self.log.clear()
+
+    def keep_answer(self, answer: bytes) -> None:
+        """Is given the serialised answer of a response that has ended, where that is known better than by its events."""
+        self._condensed = answer
+
+    def answer_with(self, first: int, count: int, body: bytes) -> bytes:
+        """Returns the answer, serialised, as it is with these further events."""
+        fold = Fold() if self._fold is None else self._fold.copy()
+        _add(fold, self.log.batches())
+        if count:
+            _add(fold, [Batch(first, count, body)])
+        return fold.answer().SerializeToString()
 
     def answer(self, *more: Event) -> Answer:
         """Returns the answer so far, whole even where the log has forgotten its beginning, or all of it.

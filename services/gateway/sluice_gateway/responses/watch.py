@@ -41,14 +41,14 @@ async def watch(response: Response, after: int, send: SendMessage) -> None:
                     watcher.cursor = last
                     watcher.position += size
                     response.progressed()
-                elif response.state is not State.RUNNING:
+                elif response.ended:
                     break
                 elif watcher.unnumbered is not None:
                     await _send_unnumbered(watcher, send)
                 else:
                     watcher.wake = wake = loop.create_future()
                     await wake
-                    if watcher.cursor == log.last_sequence and response.state is State.RUNNING:
+                    if watcher.cursor == log.last_sequence and not response.ended:
                         await _send_unnumbered(watcher, send)
     except TimeoutError:
         if not scope.expired():

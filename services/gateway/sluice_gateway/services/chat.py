@@ -11,6 +11,7 @@ from sluice.gateway.v1 import chat_service_pb2 as pb
 from sluice_gateway.pipeline.ground import query_of
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.responses.response import Response, State
+from sluice_gateway.responses.store import ElsewhereError
 from sluice_gateway.responses.watch import watch
 from sluice_kit.call import Call
 from sluice_kit.errors import to_status
@@ -36,42 +37,58 @@ class ChatService:
     async def StreamChat(self, request: pb.StreamChatRequest, call: Call, send: SendMessage) -> None:
         _check(request.spec)
         response = self._responses.open("StreamChat", request.request_id, request.spec, call)
-        await watch(response, 0, send)
+        try:
+            await watch(response, 0, send)
+        except ElsewhereError as elsewhere:
+            await watch(await self._responses.find(elsewhere.metadata["resource"], call.tenant), 0, send)
 
     async def Chat(self, request: pb.ChatRequest, call: Call) -> pb.ChatResponse:
         _check(request.spec)
         response = self._responses.open("Chat", request.request_id, request.spec, call)
-        watcher = response.attach(_NEVER_BEHIND)
-        watcher.position = _NEVER_BEHIND
         try:
-            # The future is the response's: this call's cancellation must not reach it.
-            await asyncio.shield(response.done)
-        finally:
-            response.detach(watcher)
-        if response.error is not None:
-            raise copy(response.error)
-        return pb.ChatResponse(answer=response.answer())
+            return await _fold(response)
+        except ElsewhereError as elsewhere:
+            return await _fold(await self._responses.find(elsewhere.metadata["resource"], call.tenant))
 
     async def ResumeChat(self, request: pb.ResumeChatRequest, call: Call, send: SendMessage) -> None:
-        await watch(self._responses.get(request.response, call.tenant), request.after_sequence, send)
+        await watch(await self._responses.find(request.response, call.tenant), request.after_sequence, send)
 
     async def CancelChat(self, request: pb.CancelChatRequest, call: Call) -> pb.CancelChatResponse:
-        response = self._responses.get(request.response, call.tenant)
-        response.cancel()
-        await asyncio.wait((response.done,), timeout=_CANCEL_SECONDS)
-        return pb.CancelChatResponse(state=_STATES[response.state])
+        response = await self._responses.find(request.response, call.tenant)
+        if not response.ended:
+            await self._responses.cancel(response)
+            await asyncio.wait((response.done,), timeout=_CANCEL_SECONDS)
+        return pb.CancelChatResponse(state=_state(response))
 
     async def GetResponse(self, request: pb.GetResponseRequest, call: Call) -> pb.GetResponseResponse:
-        return _describe(self._responses.get(request.response, call.tenant))
+        return _describe(await self._responses.find(request.response, call.tenant))
+
+
+async def _fold(response: Response) -> pb.ChatResponse:
+    """Waits for the end of a response and returns its answer, or raises what it failed with."""
+    watcher = response.attach(_NEVER_BEHIND)
+    watcher.position = _NEVER_BEHIND
+    try:
+        # The future is the response's: this call's cancellation must not reach it.
+        await asyncio.shield(response.done)
+    finally:
+        response.detach(watcher)
+    if response.error is not None:
+        raise copy(response.error)
+    return pb.ChatResponse(answer=response.answer())
+
+
+def _state(response: Response) -> "pb.ResponseState.ValueType":
+    return _STATES[response.state if response.ended else State.RUNNING]
 
 
 def _describe(response: Response) -> pb.GetResponseResponse:
     time = Timestamp()
     time.FromNanoseconds(response.accept_time_ns)
     return pb.GetResponseResponse(
-        state=_STATES[response.state],
+        state=_state(response),
         answer=response.answer(),
-        error=to_status(response.error) if response.error is not None else None,
+        error=to_status(response.error) if response.ended and response.error is not None else None,
         last_sequence=response.log.last_sequence,
         accept_time=time,
     )
