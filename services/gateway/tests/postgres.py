@@ -4,8 +4,8 @@ import contextlib
 import os
 import pwd
 import shutil
-import signal
 import subprocess
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -28,20 +28,24 @@ def binaries() -> Path | None:
 WHY_NOT = "its binaries are neither on PATH nor under /usr/lib/postgresql (Debian's package `postgresql`)"
 
 
-def _user() -> str | None:
+_AS_USER = "import os, sys; os.setgroups([]); os.setgid({gid}); os.setuid({uid}); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def _user() -> pwd.struct_passwd | None:
     """Returns whom to run the server as: it refuses to run as root."""
     if os.geteuid() != 0:
         return None
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return "postgres" if "postgres" in names else "nobody"
+    users = {entry.pw_name: entry for entry in pwd.getpwall()}
+    return users.get("postgres") or users["nobody"]
 
 
 class Postgres:
     """A running server, on a Unix socket alone."""
 
-    def __init__(self, bin_: Path, folder: Path, user: str | None) -> None:
-        self._bin, self._folder, self._user = bin_, folder, user
-        self._process: subprocess.Popen[str] | None = None
+    def __init__(self, bin_: Path, folder: Path, user: pwd.struct_passwd | None) -> None:
+        self._bin, self._folder = bin_, folder
+        # By a program of its own, because subprocess forks to change the user, which gRPC's threads do not survive.
+        self._as_user = [sys.executable, "-c", _AS_USER.format(gid=user.pw_gid, uid=user.pw_uid)] if user else []
 
     def url(self, database: str) -> str:
         """Returns the URL of one of its databases."""
@@ -55,31 +59,31 @@ class Postgres:
         return self.url(name)
 
     def start(self) -> None:
-        """Starts it, and waits until it says that it takes connections."""
-        command = [str(self._bin / "postgres"), "-D", str(self._folder / "data"), "-k", str(self._folder)]
-        command += ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
-        self._process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, user=self._user
-        )
-        assert self._process.stderr is not None
-        said = []
-        for line in self._process.stderr:
-            said.append(line)
-            if "ready to accept connections" in line:
-                return
-        raise RuntimeError("".join(said))
+        """Starts it, and waits until it takes connections."""
+        options = f"-k {self._folder} -c listen_addresses='' -c fsync=off -c shared_buffers=16MB"
+        self._control("-w", "-l", str(self._folder / "log"), "-o", options, "start")
 
     def stop(self) -> None:
         """Ends it at once; who is connected loses the connection."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.send_signal(signal.SIGINT)
-            process.communicate()
+        self._control("-w", "-m", "immediate", "stop")
 
     def initialise(self) -> None:
         """Makes its folder."""
-        command = [str(self._bin / "initdb"), "-D", str(self._folder / "data"), "-U", "tester", "--auth=trust", "-N"]
-        subprocess.run([*command, "--encoding=UTF8", "--locale=C"], check=True, capture_output=True, user=self._user)
+        self._run("initdb", "-U", "tester", "--auth=trust", "-N", "--encoding=UTF8", "--locale=C")
+
+    def _control(self, *arguments: str) -> None:
+        self._run("pg_ctl", *arguments)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_user, str(self._bin / program), "-D", str(self._folder / "data"), *arguments]
+        # Into a file: the server keeps what it is given to write to.
+        with (self._folder / "said").open("a+") as said:
+            done = subprocess.run(
+                command, check=False, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+            )
+            if done.returncode:
+                said.seek(0)
+                raise RuntimeError(f"{program}: {said.read()}")
 
 
 @contextlib.contextmanager
@@ -92,7 +96,7 @@ def running() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if user is not None:
-            shutil.chown(folder, user)
+            os.chown(folder, user.pw_uid, user.pw_gid)
         server = Postgres(bin_, folder, user)
         server.initialise()
         server.start()

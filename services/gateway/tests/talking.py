@@ -3,11 +3,15 @@
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import grpc
+import pytest
+
 from sluice.chat.v1.message_pb2 import Message
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 from sluice.gateway.v1 import conversation_service_pb2_grpc as pb_grpc
 from sluice.provider.v1 import provider_service_pb2 as provider_pb
+from sluice_kit.errors import SluiceError, from_rpc_error
 
 NAME = "conversations/talk"
 
@@ -58,6 +62,13 @@ def text_of(message: Message) -> str:
             case "reasoning":
                 said.append(f"({part.reasoning.text})")
     return " ".join(said)
+
+
+async def failure(call: Any) -> SluiceError:
+    """Returns what a call fails with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
 
 
 class Talker:

@@ -4,24 +4,14 @@ import asyncio
 import uuid
 from typing import Any
 
-import grpc
-import pytest
-
 from sluice.chat.v1.event_pb2 import NoticeCode
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.gateway.v1 import conversation_service_pb2 as pb
-from sluice_kit.errors import SluiceError, from_rpc_error
 
-from .talking import NAME, Talker
+from .talking import NAME, Talker, failure
 
 R = ErrorReason
-
-
-async def failure(call: Any) -> SluiceError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
 
 
 async def test_a_model_is_told_what_was_said(talker: Talker) -> None:
