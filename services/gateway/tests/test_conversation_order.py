@@ -8,6 +8,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 
+from .redis_server import needs_redis, redis_server
 from .talking import NAME, Talker, failure
 
 R = ErrorReason
@@ -168,6 +169,7 @@ async def test_two_gateways_that_share_a_database_keep_one_order(start: Any, ask
         refused = await there.say("two")
         seen, last = await asyncio.gather(one.collect(running), there.say("three", when_busy=QUEUE))
         turns = await there.turns()
+    assert refused.events == []
     assert refused.error is not None
     assert refused.error.reason == R.ERROR_REASON_CONVERSATION_BUSY
     assert seen.error is None
@@ -227,3 +229,33 @@ async def test_the_database_may_be_restarted(start: Any, ask: Any, postgres: Any
     assert away.error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
     assert back.error is None
     assert talker.told.texts == ["one", "one", "three"]
+
+
+@needs_redis
+async def test_a_shared_log_forgets_with_the_conversation(
+    start: Any, ask: Any, postgres: Any, until: Any, tmp_path: Path
+) -> None:
+    """With a log in Redis and turns in Postgres any gateway serves, cancels and forgets what another one made."""
+    async with redis_server(tmp_path) as redis:
+        settings = {
+            "replicas": 2,
+            "log": {"redis": {"url": redis.url}},
+            "conversations": {"url": postgres.new_database()},
+        }
+        async with start(settings) as one, start(settings) as two:
+            here, there = Talker(one, ask), Talker(two, ask)
+            await here.create()
+            ended = await here.say("one")
+            running = await speaks(here, here.spec("two", SLOW))
+            resumed = await two.resume(ended.response)
+            turns = await there.turns()
+            await there.stub.DeleteConversation(pb.DeleteConversationRequest(name=NAME))
+            cancelled = await one.collect(running)
+            await until(lambda: one.gateway.responses.running == 0)
+            while (gone := await two.resume(ended.response)).error is None:
+                pass  # forgetting goes on after the answer
+    assert resumed.events == ended.events
+    assert [part.text for part in turns[0].answer.parts] == [ended.text]
+    assert cancelled.error is not None
+    assert cancelled.error.reason == R.ERROR_REASON_CANCELLED
+    assert gone.error.reason == R.ERROR_REASON_NOT_FOUND

@@ -16,7 +16,7 @@ from sluice_gateway.conversations.database import Database
 from sluice_gateway.conversations.order import Place
 from sluice_gateway.conversations.recall import Recall, Recalled
 from sluice_gateway.conversations.retention import Retention
-from sluice_gateway.conversations.store import busy, find
+from sluice_gateway.conversations.store import busy
 from sluice_kit.call import Call
 from sluice_kit.errors import DeadlineError, SluiceError, to_status
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+_BUSY: Final = "is busy with another answer"
 _POLL_SECONDS: Final = 0.25
 """How often the turn of another gateway, which cannot tell this one of its end, is looked at again."""
 _RECORD_SECONDS: Final = 15.0
@@ -88,16 +89,21 @@ class Talk:
         self._place.leave()
 
     async def check(self) -> None:
-        """Raises NotFoundError unless the conversation exists."""
-        tenant = self.response.tenant
-        await self._database.read(lambda session: find(session, tenant, self.spec.conversation).id)
+        """Raises NotFoundError unless the conversation exists, and CONVERSATION_BUSY if another gateway is at it and
+        the request does not want to wait."""
+        tenant, spec = self.response.tenant, self.spec
+        owner = self._owner if spec.when_busy != WhenBusy.WHEN_BUSY_QUEUE else None
+        if await self._database.read(
+            lambda session: turns.is_busy_elsewhere(session, tenant, spec.conversation, owner, time.time_ns())
+        ):
+            raise busy(spec.conversation, _BUSY)
 
     async def begin(self) -> None:
         """Waits for its turn and puts it on record. Raises CONVERSATION_BUSY, NotFoundError or STORE_UNAVAILABLE."""
         await self._place.wait()
         while not await _to_its_end(self._begin):
             if self.spec.when_busy != WhenBusy.WHEN_BUSY_QUEUE:
-                raise busy(self.spec.conversation, "is busy with another answer")
+                raise busy(self.spec.conversation, _BUSY)
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _begin(self) -> bool:
@@ -160,9 +166,10 @@ class Talk:
     async def _record(self, state: "State", error: SluiceError | None, last: Iterable[Event]) -> None:
         begun = self._begun
         assert begun is not None
-        values = self._values(state, error, last)
         try:
             async with asyncio.timeout(_RECORD_SECONDS):
+                await self.response.settled()
+                values = self._values(state, error, last)
                 mine = await self._database.write(
                     lambda session: turns.end(session, begun, self._owner, values, time.time_ns())
                 )

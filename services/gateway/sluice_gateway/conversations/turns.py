@@ -60,6 +60,20 @@ class Owner:
     lease_ns: int
 
 
+def is_busy_elsewhere(session: Session, tenant: str, conversation: str, owner: Owner | None, now: int) -> bool:
+    """Whether another gateway than `owner` makes a turn of a conversation now. Raises NotFoundError.
+
+    `owner` None: that is not asked.
+    """
+    row = find(session, tenant, conversation)
+    if owner is None:
+        return False
+    query = select(TurnRow.number).where(
+        TurnRow.conversation == row.id, TurnRow.state == RUNNING, TurnRow.owner != owner.id, TurnRow.lease_ns > now
+    )
+    return session.scalar(query) is not None
+
+
 def begin(
     session: Session, new: NewTurn, owner: Owner, defaults: Retention, now: int, history_bytes: int
 ) -> Begun | None:

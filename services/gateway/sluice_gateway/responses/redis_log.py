@@ -138,6 +138,19 @@ class RedisStore:
         except StoreUnavailableError:
             log.warning("a request id could not be given back; it is forgotten after a day")
 
+    def forget(self, response_id: str) -> None:
+        """Deletes what is kept of an ended response before its time. One that still runs is cancelled instead."""
+        self._spawn(self._forget(response_id))
+
+    async def _forget(self, response_id: str) -> None:
+        try:
+            if await self._ask(self._redis.exists(self._of("lease", response_id))):
+                await self.cancel(response_id)
+            else:
+                await self._ask(self._redis.unlink(self._of("about", response_id), self._of("events", response_id)))
+        except StoreUnavailableError:
+            log.warning("a response could not be forgotten; it is when its time is over")
+
     async def find(self, response_id: str, tenant: str) -> Response | None:
         mirror = self._mirrors.get(response_id)
         if mirror is not None:

@@ -299,9 +299,12 @@ class Responses:
     def forget(self, names: Iterable[tuple[str, str]]) -> None:
         """Gives up ended responses, by tenant and name, before their time."""
         for tenant, name in names:
-            response = self._by_id.get(name.removeprefix("responses/"))
-            if response is not None and response.tenant == tenant and response.state is not State.RUNNING:
+            response_id = name.removeprefix("responses/")
+            response = self._by_id.get(response_id)
+            if response is not None and response.tenant == tenant and response.ended:
                 self._forget(response)
+            if self._store is not None:
+                self._store.forget(response_id)
 
     def announce_shutdown(self, grace: float) -> None:
         """Tells every watcher that the gateway will go away."""
