@@ -235,6 +235,15 @@ async def test_the_tables_are_those_of_the_models(database: dict[str, Any], tmp_
         engine.dispose()
 
 
+async def test_texts_are_their_owners_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    database = tables(None, path)
+    await database.open()
+    modes = await asyncio.to_thread(lambda: {file.stat().st_mode & 0o777 for file in tmp_path.glob("c.db*")})
+    await database.close()
+    assert modes == {0o600}
+
+
 async def test_tables_of_a_newer_program_are_refused(database: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "c.db"
     first = tables(database.get("url"), path)

@@ -118,6 +118,7 @@ class Database:
         if not self.shared:
             path = Path(self._url.database or "")
             path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(0o600)  # it holds texts; what SQLite puts beside it has the same mode
             engine = create_engine(self._url, pool_size=_READERS + 1, max_overflow=0, hide_parameters=True)
             event.listen(engine, "connect", _configure)
             return engine
