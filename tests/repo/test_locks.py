@@ -62,8 +62,8 @@ def test_images_carry_what_they_need_and_no_more(lock: ModuleType) -> None:
     ("file", "pattern", "replacement", "complaint"),
     [
         ("services/gateway/pyproject.toml", r'"sqlalchemy>=[\d.]+"', '"sqlalchemy>=99"', "sqlalchemy>=99 is not met"),
-        ("services/gateway/pyproject.toml", r'"sluice-kit",', '"sluice-kit", "flask",', "flask has no pin"),
-        ("services/gateway/pyproject.toml", r'"sluice-kit",', '"sluice-kit", "sluice-client",', "needs the member"),
+        ("services/gateway/pyproject.toml", r'"sluice-protos",', '"sluice-protos", "flask",', "flask has no pin"),
+        ("services/gateway/pyproject.toml", r'"sluice-protos",', '"sluice-kit", "sluice-client",', "needs the member"),
         ("requirements/gateway.lock", r"(?m)^grpcio==[\d.]+", "grpcio==1.0", "grpcio 1.0 is not what dev.lock pins"),
         ("requirements/gateway.lock", r"(?m)^typing-extensions==.*\\\n( +--hash.*\n)+", "", "typing-extensions"),
         ("requirements/cli.lock", r"(?m)^rich==(\S+) \\\n(    --hash=.*\n)+", r"rich==\1\n", "no hash: rich"),

@@ -203,6 +203,7 @@ TABLE: Mapping[Reason, Row] = {
     _R.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR: Row(_C.UNAVAILABLE, True, UnavailableError),
     _R.ERROR_REASON_EMPTY_RESPONSE: Row(_C.UNAVAILABLE, True, UnavailableError),
     _R.ERROR_REASON_CIRCUIT_OPEN: Row(_C.UNAVAILABLE, True, UnavailableError),
+    _R.ERROR_REASON_OUTPUT_INVALID: Row(_C.UNAVAILABLE, True, UnavailableError),
     _R.ERROR_REASON_RESPONSE_LOST: Row(_C.ABORTED, False, ConflictError),
     _R.ERROR_REASON_RESUME_WINDOW_EXPIRED: Row(_C.OUT_OF_RANGE, False, NotFoundError),
     _R.ERROR_REASON_WATCHER_STALLED: Row(_C.ABORTED, True, LimitError),

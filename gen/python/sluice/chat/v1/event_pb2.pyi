@@ -79,6 +79,14 @@ class _NoticeCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NoticeCode
     """
     NOTICE_CODE_TURN_NOT_RECORDED: _NoticeCode.ValueType  # 7
     """The answer is whole, but it could not be recorded as a turn of its conversation. Its metadata names the reason."""
+    NOTICE_CODE_DEFAULT_MODEL: _NoticeCode.ValueType  # 8
+    """No target of the request could be used, so the operator's default model was asked. Its metadata names it ("target")
+    and why ("reason").
+    """
+    NOTICE_CODE_INDEX_OUTDATED: _NoticeCode.ValueType  # 9
+    """The repository could not be indexed anew; the answer is grounded in an older index of it. Its metadata names the
+    reason and the revision ("reason", "revision").
+    """
 
 class NoticeCode(_NoticeCode, metaclass=_NoticeCodeEnumTypeWrapper):
     """What a notice is about."""
@@ -103,6 +111,14 @@ NOTICE_CODE_HISTORY_CUT: NoticeCode.ValueType  # 6
 """
 NOTICE_CODE_TURN_NOT_RECORDED: NoticeCode.ValueType  # 7
 """The answer is whole, but it could not be recorded as a turn of its conversation. Its metadata names the reason."""
+NOTICE_CODE_DEFAULT_MODEL: NoticeCode.ValueType  # 8
+"""No target of the request could be used, so the operator's default model was asked. Its metadata names it ("target")
+and why ("reason").
+"""
+NOTICE_CODE_INDEX_OUTDATED: NoticeCode.ValueType  # 9
+"""The repository could not be indexed anew; the answer is grounded in an older index of it. Its metadata names the
+reason and the revision ("reason", "revision").
+"""
 Global___NoticeCode: _TypeAlias = NoticeCode  # noqa: Y015
 
 @_typing.final

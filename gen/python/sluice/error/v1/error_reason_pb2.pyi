@@ -169,6 +169,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Code UNAVAILABLE, retryable.
     ErrorInfo: {"reason": "CIRCUIT_OPEN", "domain": "sluice", "metadata": {"provider": "openai"}}
     """
+    ERROR_REASON_OUTPUT_INVALID: _ErrorReason.ValueType  # 35
+    """The model's answer is whole but does not have the form that was asked for: no JSON, or not by the schema. The metadata
+    says where it breaks it, never what it holds.
+    Code UNAVAILABLE, retryable.
+    ErrorInfo: {"reason": "OUTPUT_INVALID", "domain": "sluice", "metadata": {"provider": "openai", "path": "/items/0"}}
+    """
     ERROR_REASON_RESPONSE_LOST: _ErrorReason.ValueType  # 40
     """The gateway that ran the response was restarted and its log is gone; a new try needs a new request_id.
     Code ABORTED, not retryable.
@@ -383,6 +389,12 @@ ERROR_REASON_CIRCUIT_OPEN: ErrorReason.ValueType  # 34
 """Every target failed too often of late and is left alone for a moment; RetryInfo says how long.
 Code UNAVAILABLE, retryable.
 ErrorInfo: {"reason": "CIRCUIT_OPEN", "domain": "sluice", "metadata": {"provider": "openai"}}
+"""
+ERROR_REASON_OUTPUT_INVALID: ErrorReason.ValueType  # 35
+"""The model's answer is whole but does not have the form that was asked for: no JSON, or not by the schema. The metadata
+says where it breaks it, never what it holds.
+Code UNAVAILABLE, retryable.
+ErrorInfo: {"reason": "OUTPUT_INVALID", "domain": "sluice", "metadata": {"provider": "openai", "path": "/items/0"}}
 """
 ERROR_REASON_RESPONSE_LOST: ErrorReason.ValueType  # 40
 """The gateway that ran the response was restarted and its log is gone; a new try needs a new request_id.

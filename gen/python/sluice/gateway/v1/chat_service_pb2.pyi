@@ -382,6 +382,7 @@ class Grounding(_message.Message):
     TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    REPOSITORY_FIELD_NUMBER: _builtins.int
     top_k: _builtins.int
     """Most passages, 1 to 100. Unset: 8."""
     token_budget: _builtins.int
@@ -392,7 +393,7 @@ class Grounding(_message.Message):
     """What to search for. Unset: the text of the last user message."""
     @_builtins.property
     def corpora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Resource names of corpora, `corpora/{id}`. 1 to 16."""
+        """Resource names of corpora, `corpora/{id}`. At most 16; at least one, unless a repository is named."""
 
     @_builtins.property
     def filters(self) -> _corpus_pb2.PathFilters:
@@ -401,6 +402,12 @@ class Grounding(_message.Message):
     @_builtins.property
     def pinned_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Files whose passages come first. At most 16."""
+
+    @_builtins.property
+    def repository(self) -> Global___Repository:
+        """A repository that is searched beside the corpora and indexed on demand: where it has no index yet, or one that is
+        older than its `max_age`, it is indexed before the answer begins, and the stream shows how far that is. Unset: none.
+        """
 
     def __init__(
         self,
@@ -412,10 +419,11 @@ class Grounding(_message.Message):
         token_budget: _builtins.int | None = ...,
         policy: Global___GroundingPolicy.ValueType = ...,
         query: _builtins.str | None = ...,
+        repository: Global___Repository | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_query", b"_query", "_token_budget", b"_token_budget", "_top_k", b"_top_k", "filters", b"filters", "query", b"query", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_query", b"_query", "_token_budget", b"_token_budget", "_top_k", b"_top_k", "filters", b"filters", "query", b"query", "repository", b"repository", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_query", b"_query", "_token_budget", b"_token_budget", "_top_k", b"_top_k", "corpora", b"corpora", "filters", b"filters", "pinned_paths", b"pinned_paths", "policy", b"policy", "query", b"query", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_query", b"_query", "_token_budget", b"_token_budget", "_top_k", b"_top_k", "corpora", b"corpora", "filters", b"filters", "pinned_paths", b"pinned_paths", "policy", b"policy", "query", b"query", "repository", b"repository", "token_budget", b"token_budget", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__query: _TypeAlias = _typing.Literal["query"]  # noqa: Y015
     _WhichOneofArgType__query: _TypeAlias = _typing.Literal["_query", b"_query"]  # noqa: Y015
@@ -431,6 +439,44 @@ class Grounding(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_k) -> _WhichOneofReturnType__top_k | None: ...
 
 Global___Grounding: _TypeAlias = Grounding  # noqa: Y015
+
+@_typing.final
+class Repository(_message.Message):
+    """A repository that a request is to be grounded in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILES_FIELD_NUMBER: _builtins.int
+    MAX_AGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def source(self) -> _corpus_pb2.Source:
+        """Where it is. The caller needs the role that IndexCorpus needs until it is indexed, and the operator must allow it."""
+
+    @_builtins.property
+    def files(self) -> _corpus_pb2.PathFilters:
+        """Which of its files are indexed. Unset: all. Another choice of files makes another index."""
+
+    @_builtins.property
+    def max_age(self) -> _duration_pb2.Duration:
+        """How old its index may be, at most 30 days; 0: it is brought up to date for this request. Where the source names a
+        commit, one index is enough for good. Unset: 1 hour.
+        """
+
+    def __init__(
+        self,
+        *,
+        source: _corpus_pb2.Source | None = ...,
+        files: _corpus_pb2.PathFilters | None = ...,
+        max_age: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "max_age", b"max_age", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "max_age", b"max_age", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repository: _TypeAlias = Repository  # noqa: Y015
 
 @_typing.final
 class StreamChatRequest(_message.Message):
