@@ -1,69 +1,125 @@
 """The retrieval service as the gateway sees it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Final
 
 import grpc
+from google.protobuf.message import Message
 
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.retrieval.v1 import corpus_service_pb2 as corpus_pb
 from sluice.retrieval.v1 import search_service_pb2 as search_pb
+from sluice.retrieval.v1.corpus_pb2 import Corpus
+from sluice.task.v1 import task_service_pb2 as task_pb
 from sluice_kit.call import Call
 from sluice_kit.channels import outgoing
-from sluice_kit.errors import from_rpc_error, make_error
+from sluice_kit.errors import SluiceError, from_rpc_error, make_error
 
-_SERVICE: Final = "/sluice.retrieval.v1.SearchService/"
+_SEARCH: Final = "/sluice.retrieval.v1.SearchService/"
+_CORPORA: Final = "/sluice.retrieval.v1.CorpusService/"
+_TASKS: Final = "/sluice.task.v1.TaskService/"
 _SEARCH_SECONDS: Final = 15.0
 _VERIFY_SECONDS: Final = 5.0
+_CORPUS_SECONDS: Final = 30.0
+"""To begin an index the service looks up the address of a repository's host."""
 _MAX_SPANS: Final = 256
 
 
 class Retrieval:
-    """Search and the check of spans, over a channel; `channel` None: there is no retrieval service."""
+    """Corpora, search and the check of spans, over a channel; `channel` None: there is no retrieval service.
+
+    Every method raises GROUNDING_UNAVAILABLE if nobody answers, else what the service says.
+    """
 
     def __init__(self, channel: grpc.aio.Channel | None) -> None:
-        self._search: Any = None
-        self._verify: Any = None
-        if channel is not None:
-            self._search = channel.unary_unary(
-                f"{_SERVICE}Search", search_pb.SearchRequest.SerializeToString, search_pb.SearchResponse.FromString
-            )
-            self._verify = channel.unary_unary(
-                f"{_SERVICE}VerifySpans",
-                search_pb.VerifySpansRequest.SerializeToString,
-                search_pb.VerifySpansResponse.FromString,
-            )
+        self._methods: dict[str, Any] = {}
+        self._watch: Any = None
+        if channel is None:
+            return
+        for path, request, response in (
+            (f"{_SEARCH}Search", search_pb.SearchRequest, search_pb.SearchResponse),
+            (f"{_SEARCH}VerifySpans", search_pb.VerifySpansRequest, search_pb.VerifySpansResponse),
+            (f"{_CORPORA}GetCorpus", corpus_pb.GetCorpusRequest, corpus_pb.GetCorpusResponse),
+            (f"{_CORPORA}CreateCorpus", corpus_pb.CreateCorpusRequest, corpus_pb.CreateCorpusResponse),
+            (f"{_CORPORA}IndexCorpus", corpus_pb.IndexCorpusRequest, corpus_pb.IndexCorpusResponse),
+        ):
+            self._methods[path] = channel.unary_unary(path, request.SerializeToString, response.FromString)
+        self._watch = channel.unary_stream(
+            f"{_TASKS}WatchTask", task_pb.WatchTaskRequest.SerializeToString, task_pb.WatchTaskResponse.FromString
+        )
 
     async def search(self, request: search_pb.SearchRequest, call: Call) -> Sequence[Passage]:
-        """Returns the passages found. Raises GROUNDING_UNAVAILABLE if nobody answers, else what the service says."""
-        if self._search is None:
-            raise make_error(
-                ErrorReason.ERROR_REASON_GROUNDING_UNAVAILABLE,
-                "this mesh has no retrieval service: set gateway.retrieval.address",
-            )
-        try:
-            response = await self._search(request, **outgoing(call, _SEARCH_SECONDS))
-        except grpc.aio.AioRpcError as error:
-            failure = from_rpc_error(error, "retrieval")
-            if failure.reason == ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE:
-                raise make_error(
-                    ErrorReason.ERROR_REASON_GROUNDING_UNAVAILABLE, "the retrieval service does not answer"
-                ) from None
-            raise failure from None
+        """Returns the passages found."""
+        response = await self._ask(f"{_SEARCH}Search", request, call, _SEARCH_SECONDS)
         passages: Sequence[Passage] = response.passages
         return passages
 
     async def verify(
         self, spans: Iterable[search_pb.SpanToVerify], call: Call
     ) -> Sequence["search_pb.SpanState.ValueType"]:
-        """Returns the state of each span. Raises SluiceError."""
+        """Returns the state of each span."""
         rows = list(spans)
         states: list[search_pb.SpanState.ValueType] = []
         for start in range(0, len(rows), _MAX_SPANS):
             request = search_pb.VerifySpansRequest(spans=rows[start : start + _MAX_SPANS])
-            try:
-                response = await self._verify(request, **outgoing(call, _VERIFY_SECONDS))
-            except grpc.aio.AioRpcError as error:
-                raise from_rpc_error(error, "retrieval") from None
+            response = await self._ask(f"{_SEARCH}VerifySpans", request, call, _VERIFY_SECONDS)
             states.extend(response.states)
         return states
+
+    async def corpus(self, name: str, call: Call) -> Corpus:
+        """Returns a corpus, by its resource name. Raises NotFoundError."""
+        request = corpus_pb.GetCorpusRequest(name=name)
+        corpus: Corpus = (await self._ask(f"{_CORPORA}GetCorpus", request, call, _CORPUS_SECONDS)).corpus
+        return corpus
+
+    async def create(self, request: corpus_pb.CreateCorpusRequest, call: Call) -> None:
+        """Makes a corpus. Raises ALREADY_EXISTS."""
+        await self._ask(f"{_CORPORA}CreateCorpus", request, call, _CORPUS_SECONDS)
+
+    async def index(self, request: corpus_pb.IndexCorpusRequest, call: Call) -> str:
+        """Begins to index and returns the name of the task. Raises CORPUS_BUSY, SOURCE_NOT_ALLOWED, NotFoundError."""
+        task: str = (await self._ask(f"{_CORPORA}IndexCorpus", request, call, _CORPUS_SECONDS)).task.name
+        return task
+
+    async def watch(self, task: str, after: int, call: Call) -> AsyncGenerator[task_pb.TaskEvent | None]:
+        """Yields the events of a task from a sequence on, up to its end; None for a heartbeat.
+
+        Closing it ends the call, not the task.
+        """
+        if self._watch is None:
+            raise _absent()
+        stream = self._watch(task_pb.WatchTaskRequest(name=task, after_sequence=after), **outgoing(call))
+        try:
+            async for batch in stream:
+                if not batch.events:
+                    yield None
+                for event in batch.events:
+                    yield event
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+        finally:
+            stream.cancel()
+
+    async def _ask(self, path: str, request: Message, call: Call, seconds: float) -> Any:
+        method = self._methods.get(path)
+        if method is None:
+            raise _absent()
+        try:
+            return await method(request, **outgoing(call, seconds))
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error) from None
+
+
+def _absent() -> SluiceError:
+    return make_error(
+        ErrorReason.ERROR_REASON_GROUNDING_UNAVAILABLE,
+        "this mesh has no retrieval service: set gateway.retrieval.address",
+    )
+
+
+def _failure(error: grpc.aio.AioRpcError) -> SluiceError:
+    failure = from_rpc_error(error, "retrieval")
+    if failure.reason == ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE:
+        return make_error(ErrorReason.ERROR_REASON_GROUNDING_UNAVAILABLE, "the retrieval service does not answer")
+    return failure

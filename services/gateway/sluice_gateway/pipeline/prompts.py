@@ -6,6 +6,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
+from sluice.gateway.v1.chat_service_pb2 import ChatSpec
+
 GROUNDED: Final = "grounded/v1"
 _LANGUAGES: Final = ("en", "de")
 _DEFAULT_LANGUAGE: Final = "en"
@@ -30,3 +32,10 @@ def template(use: str, language: str) -> Template:
     chosen = primary if primary in _LANGUAGES else _DEFAULT_LANGUAGE
     text = files("sluice_gateway").joinpath("templates", f"{use}.{chosen}.md").read_text(encoding="utf-8")
     return Template(f"{use}.{chosen}", hashlib.sha256(text.encode()).hexdigest(), text)
+
+
+def template_for(spec: ChatSpec) -> Template | None:
+    """Returns the template a request's grounding uses; None without grounding."""
+    if not spec.HasField("grounding"):
+        return None
+    return template(GROUNDED, spec.answer_language or "en")

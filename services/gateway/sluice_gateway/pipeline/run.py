@@ -21,9 +21,9 @@ from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.attempts import Attempts, Means
 from sluice_gateway.pipeline.budget import Budget
-from sluice_gateway.pipeline.ground import ground, template_for
+from sluice_gateway.pipeline.ground import Grounder
 from sluice_gateway.pipeline.plan import Plan
-from sluice_gateway.pipeline.prompts import Template
+from sluice_gateway.pipeline.prompts import Template, template_for
 from sluice_gateway.pipeline.rank import Ranking
 from sluice_gateway.pipeline.settle import Prices, settle_response
 from sluice_gateway.pipeline.standing import Standings
@@ -68,6 +68,7 @@ class Pipeline:
         cache: AnswerCache,
     ) -> None:
         self._retrieval = retrieval
+        self._grounder = Grounder(retrieval)
         self._cache = cache
         self._ledger = ledger
         self.standings = Standings(resilience)
@@ -146,9 +147,7 @@ class Pipeline:
             await job.talk.begin()
         passages: list[Passage] = []
         if grounded:
-            found = await ground(spec, self._retrieval, job.call)
-            passages = found.passages
-            response.emit(found.event)
+            passages = await self._grounder.find(spec, job.call, response.emit)
         entry = None if cached is None else cached.find(template, passages)
         if entry is not None:
             return await self._from_cache(response, job, entry)

@@ -8,7 +8,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from sluice.chat.v1.tool_pb2 import ToolChoiceMode
 from sluice.gateway.v1 import chat_service_pb2 as pb
-from sluice_gateway.pipeline.ground import query_of
+from sluice_gateway.pipeline.ground import check_grounding
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.store import ElsewhereError
@@ -106,4 +106,4 @@ def _check(spec: pb.ChatSpec) -> None:
         if choice.HasField("name") and choice.name not in names:
             raise invalid_field("spec.tool_choice.name", "no tool of that name")
     if spec.HasField("grounding"):
-        query_of(spec)
+        check_grounding(spec)
