@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 
 SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/*/sluice_* cli/sluice_cli bench scripts)
-TESTS := $(wildcard libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
+TESTS := $(wildcard conftest.py libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gen lock fmt lint types test test-peers check chaos demo bench bench-retrieval clean release
@@ -63,6 +63,7 @@ check: setup ## what CI runs: generated code and locks current, lint, types, com
 	@$(MAKE) --no-print-directory types
 	@echo "check: contracts against the last release"
 	@$(BIN)/python scripts/contracts.py breaking
+	@$(BIN)/python scripts/servers.py --fetch
 	@$(MAKE) --no-print-directory test
 	@echo "check: all good"
 

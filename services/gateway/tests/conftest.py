@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -18,7 +18,6 @@ from sluice_kit.channels import open_channel
 from sluice_kit.errors import SluiceError, from_rpc_error
 from sluice_kit.testing import Mesh, mesh
 
-from .postgres import WHY_NOT, Postgres, binaries, running
 from .talking import Talker
 
 SCRIPTED = {"providers": {"scripted": {"adapter": "scripted"}}}
@@ -159,22 +158,12 @@ def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     return wait
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A Postgres server for the whole run; who wants it is skipped where there is none."""
-    if binaries() is None:
-        pytest.skip(f"Postgres is not installed: {WHY_NOT}")
-    with running() as server:
-        yield server
-
-
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Settings of `gateway.conversations` for each kind of database, an empty one."""
     if request.param == "sqlite":
         return {}
-    server: Postgres = request.getfixturevalue("postgres")
-    return {"url": server.new_database()}
+    return {"url": request.getfixturevalue("postgres_url")}
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 
-from .redis_server import needs_redis, redis_server
 from .talking import NAME, Talker, failure
 
 R = ErrorReason
@@ -231,29 +230,27 @@ async def test_the_database_may_be_restarted(start: Any, ask: Any, postgres: Any
     assert talker.told.texts == ["one", "one", "three"]
 
 
-@needs_redis
 async def test_a_shared_log_forgets_with_the_conversation(
-    start: Any, ask: Any, postgres: Any, until: Any, tmp_path: Path
+    start: Any, ask: Any, postgres_url: str, redis_url: str, until: Any
 ) -> None:
     """With a log in Redis and turns in Postgres any gateway serves, cancels and forgets what another one made."""
-    async with redis_server(tmp_path) as redis:
-        settings = {
-            "replicas": 2,
-            "log": {"redis": {"url": redis.url}},
-            "conversations": {"url": postgres.new_database()},
-        }
-        async with start(settings) as one, start(settings) as two:
-            here, there = Talker(one, ask), Talker(two, ask)
-            await here.create()
-            ended = await here.say("one")
-            running = await speaks(here, here.spec("two", SLOW))
-            resumed = await two.resume(ended.response)
-            turns = await there.turns()
-            await there.stub.DeleteConversation(pb.DeleteConversationRequest(name=NAME))
-            cancelled = await one.collect(running)
-            await until(lambda: one.gateway.responses.running == 0)
-            while (gone := await two.resume(ended.response)).error is None:
-                pass  # forgetting goes on after the answer
+    settings = {
+        "replicas": 2,
+        "log": {"redis": {"url": redis_url}},
+        "conversations": {"url": postgres_url},
+    }
+    async with start(settings) as one, start(settings) as two:
+        here, there = Talker(one, ask), Talker(two, ask)
+        await here.create()
+        ended = await here.say("one")
+        running = await speaks(here, here.spec("two", SLOW))
+        resumed = await two.resume(ended.response)
+        turns = await there.turns()
+        await there.stub.DeleteConversation(pb.DeleteConversationRequest(name=NAME))
+        cancelled = await one.collect(running)
+        await until(lambda: one.gateway.responses.running == 0)
+        while (gone := await two.resume(ended.response)).error is None:
+            pass  # forgetting goes on after the answer
     assert resumed.events == ended.events
     assert [part.text for part in turns[0].answer.parts] == [ended.text]
     assert cancelled.error is not None

@@ -4,35 +4,26 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
+import redis.asyncio as redis
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
 
-from .redis_server import RedisServer, needs_redis, redis_server
-
 R = ErrorReason
 GRACE = {"detach_grace": {"seconds": 30}}
 SLOW = "scripted/text?tokens=2000&delay_ms=10"
-pytestmark = needs_redis
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[RedisServer]:
-    async with redis_server(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def gateways(start: Any, server: RedisServer) -> AsyncIterator[Any]:
+async def gateways(start: Any, redis_url: str) -> AsyncIterator[Any]:
     """Returns the function that starts another gateway on the same Redis."""
     async with AsyncExitStack() as stack:
 
         async def another(**settings: Any) -> Any:
-            section = {"replicas": 2, "log": {"redis": {"url": server.url, "lease_seconds": 1, **settings}}}
+            section = {"replicas": 2, "log": {"redis": {"url": redis_url, "lease_seconds": 1, **settings}}}
             return await stack.enter_async_context(start(section))
 
         yield another
@@ -140,8 +131,8 @@ async def test_who_was_only_slow_tells_the_same_end(gateways: Any, ask: Any) -> 
     assert (row["state"], row["reason"]) == ("failed", "RESPONSE_LOST")
 
 
-async def test_the_window_is_bounded_in_redis_too(start: Any, server: RedisServer, ask: Any, until: Any) -> None:
-    log = {"response_bytes": 2000, "retention_seconds": 1, "redis": {"url": server.url}}
+async def test_the_window_is_bounded_in_redis_too(start: Any, redis_url: str, ask: Any) -> None:
+    log = {"response_bytes": 2000, "retention_seconds": 1, "redis": {"url": redis_url}}
     async with start({"log": log}) as one, start({"log": log}) as two:
         seen = await one.stream(ask("scripted/text?tokens=400"))
         early = await two.resume(seen.response)
@@ -150,7 +141,7 @@ async def test_the_window_is_bounded_in_redis_too(start: Any, server: RedisServe
         late = await two.resume(seen.response, oldest - 1)
         assert late.events == seen.events[oldest - 1 :]
         key = two.gateway.responses._store._of("events", seen.response.removeprefix("responses/"))
-        async with server.client() as client:
+        async with redis.Redis.from_url(redis_url) as client:
             while await client.exists(key):  # noqa: ASYNC110  # another process, without an event
                 await asyncio.sleep(0.05)  # Redis forgets by itself
         gone = await two.resume(seen.response, oldest - 1)
@@ -162,13 +153,13 @@ async def test_the_window_is_bounded_in_redis_too(start: Any, server: RedisServe
 
 @pytest.mark.parametrize("on_loss", ["fail", "unlogged"])
 async def test_without_redis_running_ones_end_or_go_on_and_new_ones_are_refused(
-    gateways: Any, server: RedisServer, ask: Any, on_loss: str
+    gateways: Any, own_redis: Any, ask: Any, on_loss: str
 ) -> None:
-    client = await gateways(on_loss=on_loss)
+    client = await gateways(on_loss=on_loss, url=own_redis.url)
     spec = ask("scripted/text?tokens=60&delay_ms=5", **GRACE)
     call = client.chat.StreamChat(pb.StreamChatRequest(spec=spec))
     begun = await client.collect(call, until=lambda seen: len(seen.events) > 5)
-    server.kill()
+    own_redis.kill()
     rest = await client.collect(call)
     assert begun.numbers + rest.numbers == list(range(1, len(begun.events) + len(rest.events) + 1))
     if on_loss == "fail":
@@ -183,7 +174,7 @@ async def test_without_redis_running_ones_end_or_go_on_and_new_ones_are_refused(
         assert one.error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
         assert one.error.retryable
     assert len(await client.rows("attempts")) == 1
-    await server.start()
+    own_redis.start()
     assert (await client.stream(spec, request_id)).error is None
 
 
@@ -195,11 +186,11 @@ async def test_of_another_tenant_nothing_is_found(gateways: Any, ask: Any) -> No
     assert await store.find(seen.response.removeprefix("responses/"), "local") is not None
 
 
-async def test_what_is_left_in_redis_goes_away_by_itself(gateways: Any, server: RedisServer, ask: Any) -> None:
+async def test_what_is_left_in_redis_goes_away_by_itself(gateways: Any, redis_url: str, ask: Any) -> None:
     one = await gateways()
     await one.stream(ask(), str(uuid.uuid4()))
     await one.stream(ask("scripted/text?fault=UPSTREAM_OVERLOADED"))
-    async with server.client() as client:
+    async with redis.Redis.from_url(redis_url) as client:
         keys: list[Any] = await client.keys("*")
         assert keys
         assert all([await client.pttl(key) > 0 for key in keys])
