@@ -1,4 +1,4 @@
-"""Texts by their hash, one file each, in a folder for each tenant."""
+"""Texts by their hash: files in a folder for each tenant, and rows of the records where processes share those."""
 
 import contextlib
 import hashlib
@@ -38,6 +38,10 @@ class BlobFolder:
             Path(name).unlink(missing_ok=True)
             raise
         return digest
+
+    def has(self, digest: str) -> bool:
+        """Tells whether a blob is there; it may be damaged."""
+        return self._path(digest).exists()
 
     def get(self, digest: str) -> bytes | None:
         """Returns the bytes, or None if they are not there, or damaged."""

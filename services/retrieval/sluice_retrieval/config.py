@@ -130,6 +130,15 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which server."""
 
 
+class RecordsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where corpora, documents and tasks are on record."""
+
+    url: Secret | None = None
+    """A Postgres database, `postgresql://USER:PASSWORD@HOST/DATABASE`, which several retrieval services may share, the
+    texts of files included; its driver is installed with `sluice-retrieval[postgres]`. Connections must not be shared by
+    transaction (a pooler between has to keep sessions apart). Unset: SQLite, and files, in the folder."""
+
+
 class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Section `retrieval`."""
 
@@ -156,6 +165,11 @@ class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which repositories may be fetched."""
     store: StoreConfig = StoreConfig()
     """Where vectors are kept."""
+    records: RecordsConfig = RecordsConfig()
+    """Where everything else is kept."""
+    replicas: int = 1
+    """How many retrieval services serve this mesh together. More than one need `records.url` and `store.kind: qdrant`, and
+    see the same local folders, if those are indexed."""
     concurrent_tasks: int = 1
     """Indexes made at the same time; others wait."""
     keep_revisions_seconds: float = 24 * 3600.0

@@ -10,7 +10,8 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sluice_retrieval.blobs import BlobFolder, tenant_folder
+from sluice_retrieval.blobs import tenant_folder
+from sluice_retrieval.kept_texts import KeptTexts
 from sluice_retrieval.names import now
 from sluice_retrieval.records import corpora, tasks
 from sluice_retrieval.records.database import Database
@@ -31,6 +32,7 @@ class Maintenance:
         database: Database,
         store: Store,
         folder: Path,
+        texts: KeptTexts,
         keep_revisions_seconds: float,
         keep_tasks_seconds: float,
         *,
@@ -39,7 +41,8 @@ class Maintenance:
         self._database = database
         self._store = store
         self._folder = folder
-        self._blobs = folder / "blobs"
+        self._texts = texts
+        self._blobs = texts.root
         self._marked: set[str] = set()
         self._everyone = True
         self._keep_revisions_seconds = keep_revisions_seconds
@@ -87,6 +90,8 @@ class Maintenance:
         await self._store.keep_only(kept)
         await self._sweep_fetched()
         self._marked.update(tenants)
+        if self._everyone or self._marked:
+            await self._texts.sweep_unnamed()
         if self._everyone:
             await self._sweep_everyone()
         while self._marked:
@@ -126,7 +131,7 @@ class Maintenance:
             return set(session.scalars(query))
 
         wanted = await self._database.read(named) if tenant is not None else set[str]()
-        await asyncio.to_thread(BlobFolder(folder).sweep, wanted)
+        await self._texts.sweep(folder, wanted)
 
 
 def _with_vectors(session: Session, replaced_after: float) -> list[Generation]:

@@ -20,9 +20,11 @@ from sluice_retrieval.folder_lock import FolderLock
 from sluice_retrieval.indexing.indexer import KIND, Indexer
 from sluice_retrieval.indexing.moving import KIND as MOVE_KIND
 from sluice_retrieval.indexing.moving import Mover
+from sluice_retrieval.kept_texts import FolderTexts, KeptTexts, SharedTexts
 from sluice_retrieval.maintenance import Maintenance
 from sluice_retrieval.minilm.embedder import PROVIDER
 from sluice_retrieval.records.database import Database
+from sluice_retrieval.records.locks import UPKEEP, Locks
 from sluice_retrieval.rpc.corpus_service import CorpusService
 from sluice_retrieval.rpc.search_service import SearchService
 from sluice_retrieval.rpc.task_service import TaskService
@@ -62,7 +64,12 @@ class RetrievalService:
         folder = document.resolve(config.folder) if config.folder else document.state_dir() / "retrieval"
         self._lock = FolderLock(folder)
         sizes = ChunkSizes(config.chunks.target_chars, config.chunks.small_chars)
-        self.database = Database(folder / "records.sqlite")
+        url = config.records.url
+        self.database = Database(folder / "records.sqlite", url.reveal() if url is not None else None)
+        self._locks = Locks(self.database)
+        kept: KeptTexts = FolderTexts(folder / "blobs")
+        if self.database.shared:
+            kept = SharedTexts(folder / "blobs", self.database)
         self.store = _stores(config, folder)
         self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None)
         self.policy = policy = SourcePolicy(
@@ -76,6 +83,7 @@ class RetrievalService:
             self.database,
             self.store,
             folder,
+            kept,
             config.keep_revisions_seconds,
             config.keep_tasks_seconds,
             keep_fetched=config.git.keep_fetched,
@@ -86,6 +94,7 @@ class RetrievalService:
             self._embeddings,
             policy,
             folder,
+            kept,
             config.limits,
             sizes,
             on_abandon=self.maintenance.mark,
@@ -93,8 +102,8 @@ class RetrievalService:
         )
         mover = Mover(self.database, self.store)
         work = {KIND: indexer.run, MOVE_KIND: mover.run}
-        self.runner = TaskRunner(self.database, work, config.concurrent_tasks)
-        texts = Texts(folder / "blobs")
+        self.runner = TaskRunner(self.database, self._locks, work, config.concurrent_tasks)
+        texts = Texts(kept)
         self._corpora = CorpusService(
             self.database, self.store, texts, self.runner, policy, config.embedder, self._corpus_deleted
         )
@@ -116,7 +125,10 @@ class RetrievalService:
         self._lock.acquire()
         await self.database.open()
         await self.store.start()
-        await self.maintenance.after_crash()
+        # Where others are at work already, it is they who clean up.
+        if await self._locks.take(UPKEEP):
+            await self.maintenance.after_crash()
+            await self._locks.give(UPKEEP)
         await self.runner.start()
         self._sweeping = asyncio.create_task(self._sweep())
 
@@ -132,6 +144,7 @@ class RetrievalService:
         await self.runner.stop()
         await self._embeddings.close()
         await self.store.close()
+        await self._locks.close()
         await self.database.close()
         self._lock.release()
 
@@ -145,8 +158,9 @@ class RetrievalService:
 
     async def _sweep_if_idle(self) -> None:
         if self.runner.idle:
-            async with self.runner.quiet():
-                await self.maintenance.sweep()
+            async with self.runner.quiet() as alone:
+                if alone:
+                    await self.maintenance.sweep()
 
     async def _corpus_deleted(self, tenant: str, corpus: str) -> None:
         self.maintenance.mark(tenant)
@@ -167,6 +181,14 @@ def _stores(config: RetrievalConfig, folder: Path) -> Stores:
 def _check(document: ConfigDocument, config: RetrievalConfig) -> None:
     if config.store.kind == "qdrant" and not config.store.qdrant.url:
         raise document.error("retrieval.store.qdrant.url", "required with retrieval.store.kind: qdrant")
+    if config.replicas < 1:
+        raise document.error("retrieval.replicas", "expected at least 1")
+    if config.replicas > 1 and config.records.url is None:
+        raise document.error("retrieval.records.url", "required with more than one of retrieval.replicas")
+    if config.replicas > 1 and config.store.kind != "qdrant":
+        raise document.error(
+            "retrieval.store.kind", "more than one of retrieval.replicas need a store they share: qdrant"
+        )
     for name, credential in config.git.credentials.items():
         mistake = mistake_in(credential)
         if mistake is not None:

@@ -15,7 +15,7 @@ _DONE = points_pb2.PointsOperationResponse(
 
 
 class QdrantServer(points_service_pb2_grpc.PointsServicer, collections_service_pb2_grpc.CollectionsServicer):
-    """Answers what indexing and moving ask."""
+    """Answers what indexing, moving and searching ask."""
 
     def __init__(self, engine: AsyncQdrantClient) -> None:
         self.engine = engine
@@ -68,6 +68,16 @@ class QdrantServer(points_service_pb2_grpc.PointsServicer, collections_service_p
         only = GrpcToRest.convert_filter(request.filter)
         found = await self.engine.count(request.collection_name, only, exact=True)
         return points_pb2.CountResponse(result=points_pb2.CountResult(count=found.count))
+
+    async def QueryBatch(self, request: Any, context: Any) -> Any:
+        queries = [GrpcToRest.convert_query_points(query) for query in request.query_points]
+        answers = await self.engine.query_batch_points(request.collection_name, queries)
+        return points_pb2.QueryBatchResponse(
+            result=[
+                points_pb2.BatchResult(result=[RestToGrpc.convert_scored_point(point) for point in answer.points])
+                for answer in answers
+            ]
+        )
 
     async def Scroll(self, request: Any, context: Any) -> Any:
         following: Any

@@ -28,6 +28,7 @@ from sluice_retrieval.indexing import wire
 from sluice_retrieval.indexing.points import settings_digest
 from sluice_retrieval.indexing.scan import Scan, Totals
 from sluice_retrieval.indexing.writing import Writing
+from sluice_retrieval.kept_texts import KeptTexts
 from sluice_retrieval.names import corpus_id_of, not_found
 from sluice_retrieval.records import corpora as rows
 from sluice_retrieval.records.database import Database
@@ -60,14 +61,15 @@ class Indexer:
         embeddings: EmbeddingClient,
         policy: SourcePolicy,
         folder: Path,
+        texts: KeptTexts,
         limits: LimitsConfig,
         sizes: ChunkSizes,
         on_abandon: Callable[[str], None],
         *,
         keep_fetched: bool = True,
     ) -> None:
-        """`folder` is the service's own; texts go into `blobs` in it, fetched repositories into `fetched`, where they are
-        kept with their corpus if `keep_fetched` says so.
+        """`folder` is the service's own; fetched repositories go into `fetched` in it, where they are kept with their corpus
+        if `keep_fetched` says so.
 
         `on_abandon` is told the tenant of an index that came to nothing, whose texts may be of no use.
         """
@@ -75,7 +77,7 @@ class Indexer:
         self._store = store
         self._embeddings = embeddings
         self._policy = policy
-        self._blobs = folder / "blobs"
+        self._texts = texts
         self._fetched = folder / "fetched"
         self._limits = limits
         self._sizes = sizes
@@ -136,7 +138,7 @@ class Indexer:
         begun: _Begun | None,
         scratch: Path,
     ) -> pb.IndexResult:
-        scan = Scan(self._database, child, handle)
+        scan = Scan(self._database, self._texts, child, handle)
         totals = Totals()
         question = self._open(request, where, handle.tenant, scratch)
         if begun is not None and begun.is_read:
@@ -158,7 +160,9 @@ class Indexer:
             totals.chunks = made.chunk_count
             await handle.report(step="unchanged", counts={"chunks": totals.chunks, "tokens": 0})
             return _result(made, totals)
-        writing = Writing(self._database, self._store, self._embeddings, child, handle, embedder_of(corpus))
+        writing = Writing(
+            self._database, self._store, self._texts, self._embeddings, child, handle, embedder_of(corpus)
+        )
         await writing.run(begun.generation, totals)
         await handle.report(step="publishing", progress=0.99)
         return _result(await self._publish(request.name, begun.generation, totals), totals)
@@ -169,7 +173,7 @@ class Indexer:
         limits = self._limits
         question = wire.Open(
             root=str(where.path if isinstance(where, AllowedFolder) else scratch),
-            blobs=str(tenant_folder(self._blobs, tenant)),
+            blobs=str(tenant_folder(self._texts.root, tenant)),
             limits=wire.Limits(
                 limits.max_files,
                 limits.max_file_bytes,

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from sluice_retrieval.children.process import Child
 from sluice_retrieval.indexing import wire
+from sluice_retrieval.kept_texts import KeptTexts
 from sluice_retrieval.records import documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.records.documents import DocumentEntry
@@ -43,9 +44,10 @@ class Totals:
 class Scan:
     """Reads one source."""
 
-    def __init__(self, database: Database, child: Child, handle: TaskHandle) -> None:
+    def __init__(self, database: Database, texts: KeptTexts, child: Child, handle: TaskHandle) -> None:
         """`child` has the source open."""
         self._database = database
+        self._texts = texts
         self._child = child
         self._handle = handle
 
@@ -70,6 +72,9 @@ class Scan:
                     totals.chunks += file.chunks
                     totals.tokens += file.tokens
                 entries += map(_entry, read.files)
+                if generation is not None:
+                    digests = [file.blob_sha256 for file in read.files if file.blob_sha256]
+                    await self._texts.keep(self._handle.tenant, digests)
                 if generation is not None and at + _READ_FILES < len(unknown):
                     await self._keep(generation, entries, totals, contents)
                     entries = []

@@ -15,6 +15,7 @@ from sluice_retrieval.children.process import Child
 from sluice_retrieval.embedding import EmbedderSpec, EmbeddingClient
 from sluice_retrieval.indexing import wire
 from sluice_retrieval.indexing.scan import READ_SHARE, Totals
+from sluice_retrieval.kept_texts import KeptTexts
 from sluice_retrieval.records import corpora, documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.records.models import DocumentRow, GenerationRow
@@ -39,6 +40,7 @@ class Writing:
         self,
         database: Database,
         store: Store,
+        texts: KeptTexts,
         embeddings: EmbeddingClient,
         child: Child,
         handle: TaskHandle,
@@ -47,6 +49,7 @@ class Writing:
         """`child` can cut the texts. `spec` is the corpus's embedder, if it has one."""
         self._database = database
         self._store = store
+        self._texts = texts
         self._embeddings = embeddings
         self._child = child
         self._handle = handle
@@ -141,7 +144,12 @@ class Writing:
 
     def _cut(self, batch: list[DocumentRow]) -> "asyncio.Task[wire.CutFiles]":
         files = [wire.FileToCut(file.path, file.language, file.blob_sha256) for file in batch]
-        return asyncio.create_task(self._child.ask(wire.Cut(files, self._spec is not None), wire.CutFiles))
+
+        async def cut() -> wire.CutFiles:
+            await self._texts.bring(self._handle.tenant, [file.blob_sha256 for file in files])
+            return await self._child.ask(wire.Cut(files, self._spec is not None), wire.CutFiles)
+
+        return asyncio.create_task(cut())
 
     async def _visible(self, generation: Generation) -> Generation | None:
         seen = await self._database.read(lambda session: corpora.visible_of(session, generation.corpus))

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, delete, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, aliased
 
-from sluice_retrieval.records.models import PENDING, DocumentRow, GenerationRow
+from sluice_retrieval.records.models import PENDING, Base, DocumentRow, GenerationRow
 
 _COUNTS: Final = DocumentRow.skipped == ""
 
@@ -24,6 +24,13 @@ class DocumentEntry:
     blob_sha256: str
     signature: str = ""
     skipped: str = ""
+
+
+def insert(session: Session, model: type[Base]) -> "sqlite.Insert | postgresql.Insert":
+    """Returns an insertion that can say what happens to a row that is there already."""
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(model)
+    return sqlite.insert(model)
 
 
 def keep(session: Session, generation: GenerationRow, entries: Iterable[DocumentEntry]) -> None:
@@ -45,7 +52,7 @@ def keep(session: Session, generation: GenerationRow, entries: Iterable[Document
         for entry in entries
     ]
     if rows:
-        statement = insert(DocumentRow)
+        statement = insert(session, DocumentRow)
         changed = {name: statement.excluded[name] for name in rows[0] if name not in ("generation", "path", "tenant")}
         session.execute(statement.on_conflict_do_update(index_elements=["generation", "path"], set_=changed), rows)
 
@@ -114,7 +121,7 @@ def pending_bytes(session: Session, generation_id: str) -> int:
     query = select(func.sum(DocumentRow.size_bytes)).where(
         DocumentRow.generation == generation_id, DocumentRow.chunk_count == PENDING
     )
-    return session.scalar(query) or 0
+    return int(session.scalar(query) or 0)
 
 
 def set_pending(session: Session, generation: GenerationRow) -> None:
@@ -137,7 +144,7 @@ def chunks(session: Session, generation_id: str) -> int:
     query = select(func.sum(DocumentRow.chunk_count)).where(
         DocumentRow.generation == generation_id, DocumentRow.chunk_count > 0
     )
-    return session.scalar(query) or 0
+    return int(session.scalar(query) or 0)
 
 
 def count(session: Session, generation_id: str) -> int:

@@ -1,16 +1,23 @@
 """The tables. Every row carries its tenant; names are unique within one. Times are seconds since 1970, UTC."""
 
-from typing import Final
+from typing import Any, ClassVar, Final
 
-from sqlalchemy import Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, Double, Index, Integer, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 PENDING: Final = -1
 """Number of chunks of a file that are not in the store yet."""
 
 
+# Ordered and compared byte by byte, as SQLite does and as pages and digests of the records need it.
+_TEXT: Final = Text().with_variant(Text(collation="C"), "postgresql")
+_INTEGER: Final = BigInteger().with_variant(Integer(), "sqlite")
+
+
 class Base(DeclarativeBase):
     """What all tables share."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {str: _TEXT, int: _INTEGER, float: Double(), bytes: LargeBinary()}
 
 
 class CorpusRow(Base):
@@ -24,7 +31,7 @@ class CorpusRow(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     tenant: Mapped[str]
-    corpus_id: Mapped[str] = mapped_column(String(63))
+    corpus_id: Mapped[str]
     display_name: Mapped[str]
     provider: Mapped[str | None]
     """Of the embedder, as are model and dimensions: all set, or none."""
@@ -147,3 +154,15 @@ class TaskEventRow(Base):
     tenant: Mapped[str]
     task_after: Mapped[bytes]
     """The Task as it stood after the event, serialised."""
+
+
+class BlobRow(Base):
+    """The text of a file, where several processes share the records; otherwise texts are files in a folder."""
+
+    __tablename__ = "blobs"
+
+    tenant: Mapped[str] = mapped_column(primary_key=True)
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    data: Mapped[bytes]
+    keep_time: Mapped[float]
+    """When it was last asked to be kept: one that no document names is swept only a while after."""

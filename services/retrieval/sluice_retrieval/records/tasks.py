@@ -146,6 +146,11 @@ def unfinished(session: Session) -> list[TaskRow]:
     return list(session.scalars(select(TaskRow).where(TaskRow.state.not_in(ENDED)).order_by(TaskRow.ordinal)))
 
 
+def cancelled(session: Session) -> set[str]:
+    """Returns the names of tasks that were asked to stop and have not ended."""
+    return set(session.scalars(select(TaskRow.name).where(TaskRow.state.not_in(ENDED), TaskRow.cancelling)))
+
+
 def events(session: Session, name: str, after: int, count: int) -> list[pb.TaskEvent]:
     """Returns events of a task after a sequence, in order."""
     query = select(TaskEventRow).where(TaskEventRow.task == name, TaskEventRow.sequence > after)

@@ -2,10 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from pathlib import Path
 from typing import Final
 
-from sluice_retrieval.blobs import BlobFolder, tenant_folder
+from sluice_retrieval.kept_texts import KeptTexts
 from sluice_retrieval.text.lines import decode, split_lines
 
 _CACHE_BYTES: Final = 32 * 1024 * 1024
@@ -14,8 +13,8 @@ _CACHE_BYTES: Final = 32 * 1024 * 1024
 class Texts:
     """Files of every tenant by the hash of their bytes."""
 
-    def __init__(self, blobs: Path, cache_bytes: int = _CACHE_BYTES) -> None:
-        self._blobs = blobs
+    def __init__(self, kept: KeptTexts, cache_bytes: int = _CACHE_BYTES) -> None:
+        self._kept = kept
         self._room = cache_bytes
         self._cache: OrderedDict[tuple[str, str], tuple[list[str], int]] = OrderedDict()
 
@@ -26,9 +25,10 @@ class Texts:
         if held is not None:
             self._cache.move_to_end(key)
             return held[0]
-        read = await asyncio.to_thread(self._read, tenant, blob_sha256)
-        if read is None:
+        data = await self._kept.get(tenant, blob_sha256)
+        if data is None:
             return None
+        read = await asyncio.to_thread(_lines, data)
         if key not in self._cache:
             self._cache[key] = read
             self._room -= read[1]
@@ -37,7 +37,8 @@ class Texts:
                 self._room += size
         return read[0]
 
-    def _read(self, tenant: str, blob_sha256: str) -> tuple[list[str], int] | None:
-        data = BlobFolder(tenant_folder(self._blobs, tenant)).get(blob_sha256)
-        # A line is an object of its own, about as large as a short line's text again.
-        return None if data is None else (lines := split_lines(decode(data)), len(data) + 64 * len(lines))
+
+def _lines(data: bytes) -> tuple[list[str], int]:
+    lines = split_lines(decode(data))
+    # A line is an object of its own, about as large as a short line's text again.
+    return lines, len(data) + 64 * len(lines)

@@ -2,6 +2,9 @@
 
 A task that was not finished when the process ended is begun again at the next start, so work must be repeatable, and may
 go on where it was. One that was begun too often without any advance is failed, because it may be what ends the process.
+
+Where several processes share the records, each looks for unfinished tasks that nobody works on: whoever holds a task's lock
+does, and the lock of a process that ends is free. So any of them takes tasks, answers for tasks, and stops them.
 """
 
 import asyncio
@@ -21,13 +24,21 @@ from sluice_kit.errors import SluiceError
 from sluice_retrieval.names import now, timestamp
 from sluice_retrieval.records import tasks as rows
 from sluice_retrieval.records.database import Database
+from sluice_retrieval.records.locks import UPKEEP, Locks
 from sluice_retrieval.records.models import TaskRow
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS: Final = 3
+_FOLLOW_SECONDS: Final = 1.0
+"""How soon news of other processes is seen."""
+_UPKEEP_SECONDS: Final = 0.2
 _EVENT_SECONDS: Final = 0.25
 _State = pb.TaskState
+
+
+class _InterruptedError(Exception):
+    """The work ends here and goes on later: the service stops, or the task may be another process's by now."""
 
 
 class TaskHandle:
@@ -45,8 +56,8 @@ class TaskHandle:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a cancellation of the work means that the service stops, and that it will go on later."""
-        return self._runner.stopping
+        """Whether a cancellation of the work means that the service stops, or must stop, and that it will go on later."""
+        return self._runner.stopping or not self._runner.works_on(self.name)
 
     async def report(
         self,
@@ -108,16 +119,19 @@ Work = Callable[[TaskHandle], Awaitable[Message]]
 class TaskRunner:
     """All tasks of this service."""
 
-    def __init__(self, database: Database, work: Mapping[str, Work], concurrency: int) -> None:
+    def __init__(self, database: Database, locks: Locks, work: Mapping[str, Work], concurrency: int) -> None:
         self._database = database
+        self._locks = locks
         self._work = work
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._quieting = asyncio.Lock()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._begun: set[str] = set()
+        self._working: set[str] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._stopping = False
+        self._following: asyncio.Task[None] | None = None
 
     @property
     def stopping(self) -> bool:
@@ -129,20 +143,32 @@ class TaskRunner:
         """Whether no task is running or waiting."""
         return not self._running
 
+    def works_on(self, name: str) -> bool:
+        """Tells whether a task is this process's to work on."""
+        return self._locks.holds(name)
+
     @contextlib.asynccontextmanager
-    async def quiet(self) -> AsyncIterator[None]:
-        """Waits until no task is at work, and keeps those that wait from beginning for the length of the block."""
+    async def quiet(self) -> AsyncIterator[bool]:
+        """Waits until no task is at work, and keeps those that wait from beginning for the length of the block.
+
+        Yields whether that holds for the other processes, too.
+        """
         async with self._quieting, contextlib.AsyncExitStack() as stack:
             for _ in range(self._concurrency):
                 await self._slots.acquire()
                 stack.callback(self._slots.release)
-            yield
+            alone = await self._locks.take(UPKEEP)
+            if alone:
+                stack.push_async_callback(self._locks.give, UPKEEP)
+            yield alone
 
     async def start(self) -> None:
         """Begins what the last process left unfinished."""
         for row in await self._database.read(rows.unfinished):
             log.info("resuming a task", extra={"task": row.name, "attempts": row.attempts})
             self._launch(row)
+        if self._locks.shared:
+            self._following = asyncio.create_task(self._follow())
 
     def drain(self) -> None:
         """Wakes every watcher to be told that the service stops."""
@@ -155,6 +181,8 @@ class TaskRunner:
         """Interrupts what runs. It stays unfinished on disk and is begun again at the next start."""
         self.drain()
         running = list(self._running.values())
+        if self._following is not None:
+            running.append(self._following)
         for task in running:
             task.cancel()
         if running:
@@ -248,33 +276,108 @@ class TaskRunner:
         self._running.pop(name, None)
         self._begun.discard(name)
 
+    async def _follow(self) -> None:
+        """Sees what other processes do: tasks that are free, or are to stop, and news for watchers."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            try:
+                if not await self._locks.keep():
+                    for name in list(self._working):
+                        # Others may work on them from now on.
+                        self._running[name].cancel()
+                for row in await self._database.read(rows.unfinished):
+                    if row.name not in self._running:
+                        self._launch(row)
+                for name in await self._database.read(rows.cancelled):
+                    if name in self._working:
+                        self._running[name].cancel()
+            except SluiceError as error:
+                log.warning("tasks of other processes cannot be seen", extra={"reason": error.reason_name})
+                continue
+            for events in self._watchers.values():
+                for event in events:
+                    event.set()
+
     async def _run(self, row: TaskRow) -> None:
         # From here on a cancellation reaches the handler below; one that came earlier is read from the row.
         self._begun.add(row.name)
-        handle = TaskHandle(self, row)
         try:
             row = await self._database.read(lambda session: rows.get_by_name(session, row.name))
-            if row.cancelling:
-                await handle.end(_State.TASK_STATE_CANCELLED)
-                return
-            if row.attempts >= MAX_ATTEMPTS:
-                await handle.end(_State.TASK_STATE_FAILED, error=self._defect("the process ended during the task", row))
-                return
-            async with self._slots:
-                await handle.begin()
-                result = await self._work[row.kind](handle)
+            if not row.cancelling and row.attempts < MAX_ATTEMPTS:
+                await self._slots.acquire()
+                try:
+                    await self._work_on(row.name)
+                finally:
+                    self._slots.release()
+            elif await self._locks.take(row.name):
+                try:
+                    await self._end(row.name)
+                finally:
+                    await self._locks.give(row.name)
+        except _InterruptedError:
+            log.info("a task is interrupted", extra={"task": row.name})
+        except asyncio.CancelledError:
+            # It was not begun yet, so whoever gets its lock may end it.
+            if self._stopping or not await self._locks.take(row.name):
+                raise
+            try:
+                await self._end(row.name)
+            finally:
+                await self._locks.give(row.name)
+        except SluiceError as error:
+            log.error("a task is left for later", extra={"task": row.name, "reason": error.reason_name})  # noqa: TRY400 - the records are away, and its text says so
+
+    async def _work_on(self, name: str) -> None:
+        """Does a task, unless another process does or did."""
+        if not await self._locks.take(name):
+            return
+        try:
+            while not await self._locks.take(UPKEEP, together=True):  # noqa: ASYNC110  # of another process
+                await asyncio.sleep(_UPKEEP_SECONDS)
+            try:
+                await self._do(name)
+            finally:
+                await self._locks.give(UPKEEP, together=True)
+        finally:
+            await self._locks.give(name)
+
+    async def _do(self, name: str) -> None:
+        row = await self._database.read(lambda session: rows.get_by_name(session, name))
+        if row.state in rows.ENDED:
+            return
+        if row.cancelling or row.attempts >= MAX_ATTEMPTS:
+            await self._end(name)
+            return
+        handle = TaskHandle(self, row)
+        self._working.add(name)
+        try:
+            await handle.begin()
+            result = await self._work[row.kind](handle)
             await handle.end(_State.TASK_STATE_SUCCEEDED, result=result)
         except asyncio.CancelledError:
-            if self._stopping:
-                raise
+            if handle.interrupted:
+                raise _InterruptedError from None
             # The one who cancelled is our own `cancel`; the task's end is its answer.
             await handle.end(_State.TASK_STATE_CANCELLED)
         except SluiceError as error:
-            log.info("task failed", extra={"task": row.name, "reason": error.reason_name, "detail": error.message})
+            log.info("task failed", extra={"task": name, "reason": error.reason_name, "detail": error.message})
             await handle.end(_State.TASK_STATE_FAILED, error=error)
         except Exception:
-            log.exception("task failed unexpectedly", extra={"task": row.name})
+            log.exception("task failed unexpectedly", extra={"task": name})
             await handle.end(_State.TASK_STATE_FAILED, error=self._defect("the task failed", row))
+        finally:
+            self._working.discard(name)
+
+    async def _end(self, name: str) -> None:
+        """Ends a task that is not to begin any more."""
+        row = await self._database.read(lambda session: rows.get_by_name(session, name))
+        if row.state in rows.ENDED:
+            return
+        handle = TaskHandle(self, row)
+        if row.cancelling:
+            await handle.end(_State.TASK_STATE_CANCELLED)
+        else:
+            await handle.end(_State.TASK_STATE_FAILED, error=self._defect("the process ended during the task", row))
 
     @staticmethod
     def _defect(what: str, row: TaskRow) -> SluiceError:
