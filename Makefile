@@ -11,7 +11,7 @@ SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/
 TESTS := $(wildcard conftest.py libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen lock fmt lint types test test-peers check chaos demo bench bench-retrieval clean release
+.PHONY: help setup gen lock fmt lint types test test-peers check images-check chaos demo bench bench-retrieval clean release
 
 help: ## show this list
 	@echo "Sluice: make <target>"
@@ -66,6 +66,9 @@ check: setup ## what CI runs: generated code and locks current, lint, types, com
 	@$(BIN)/python scripts/servers.py --fetch
 	@$(MAKE) --no-print-directory test
 	@echo "check: all good"
+
+images-check: setup ## build every image's closure as deploy/docker does, and start each (needs the network)
+	@SLUICE_IMAGES=all $(BIN)/python -m pytest tests/deploy/test_images.py $(ARGS)
 
 chaos: setup ## kill and break things under load, and check every invariant; ARGS="--responses 1000 --seed 7"
 	@$(BIN)/python -m tests.chaos $(ARGS)

@@ -2,7 +2,9 @@
 
 Every lock holds third-party packages only, with hashes, for every platform and every Python from 3.11 on. `dev.lock` is
 compiled first, over all members and tools; the lock of each image is compiled against it, so one package has one version
-in the whole house. Members are installed after a lock with `--no-build-isolation --no-deps`.
+in the whole house. What an image's lock holds is what runs: members are built with `build.lock`, and installed after the
+image's lock with `--no-deps`. An adapter's image has the lock `providers-<adapter>` with the extra of its vendor alone, or
+`providers-base` if it needs none.
 
     .venv/bin/python scripts/lock.py                          write the locks, keeping every pin that still fits
     .venv/bin/python scripts/lock.py --upgrade                write them with the newest versions
@@ -44,7 +46,9 @@ class Lock:
 
     name: str
     members: tuple[str, ...]
-    inputs: tuple[str, ...] = ("build.in",)
+    inputs: tuple[str, ...] = ()
+    extras: tuple[str, ...] | None = ()
+    """Extras of its members that it has, beside those that members ask of each other; None: all there are."""
     constrained: bool = True
     bare: bool = False
     """Only what its inputs name, and nothing that those say they need."""
@@ -59,12 +63,19 @@ GATEWAY, PROVIDERS, RETRIEVAL, CLI = "services/gateway", "services/providers", "
 
 LOCKS = (
     Lock("bootstrap", (), ("bootstrap.in",), constrained=False),
-    Lock("dev", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI), ("dev.in",), constrained=False),
-    Lock("gateway", (PROTOS, KIT, GATEWAY)),
-    Lock("providers", (PROTOS, KIT, PROVIDERS)),
-    Lock("retrieval", (PROTOS, KIT, CLIENT, RETRIEVAL)),
+    Lock("dev", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI), ("dev.in",), extras=None, constrained=False),
+    Lock("build", (), ("build.in",)),
+    Lock("gateway", (PROTOS, KIT, GATEWAY), extras=("postgres",)),
+    Lock("providers", (PROTOS, KIT, PROVIDERS), extras=None),
+    Lock("providers-base", (PROTOS, KIT, PROVIDERS)),
+    Lock("providers-anthropic", (PROTOS, KIT, PROVIDERS), extras=("anthropic",)),
+    Lock("providers-azure", (PROTOS, KIT, PROVIDERS), extras=("azure", "openai")),
+    Lock("providers-bedrock", (PROTOS, KIT, PROVIDERS), extras=("bedrock",)),
+    Lock("providers-google", (PROTOS, KIT, PROVIDERS), extras=("google",)),
+    Lock("providers-openai", (PROTOS, KIT, PROVIDERS), extras=("openai",)),
+    Lock("retrieval", (PROTOS, KIT, CLIENT, RETRIEVAL), extras=("postgres",)),
     Lock("cli", (PROTOS, KIT, CLIENT, CLI)),
-    Lock("mesh", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI)),
+    Lock("mesh", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI), extras=None),
     Lock("minilm", (), ("minilm.in",), bare=True),
 )
 
@@ -127,8 +138,10 @@ def compile_lock(lock: Lock, members: tuple[str, ...], options: list[str], outpu
     for member in members:
         command += ["--no-emit-package", read_member(member).name]
     command += options
-    if lock.members:
+    if lock.members and lock.extras is None:
         command.append("--all-extras")
+    for extra in lock.extras or ():
+        command += ["--extra", extra]
     if lock.bare:
         command.append("--no-deps")
     command += [f"requirements/{name}" for name in lock.inputs]
@@ -204,6 +217,15 @@ def unmet_below(roots: list[Requirement], pins: Pins, own: set[str]) -> Iterator
                     queue.append((below, f", which {name} needs"))
 
 
+def extras_asked(members: list[Member]) -> dict[str, set[str]]:
+    """Which extras of which distribution the members' own requirements ask for: `sluice-kit[telemetry]`."""
+    asked: dict[str, set[str]] = {}
+    for member in members:
+        for requirement in member.requirements:
+            asked.setdefault(canonicalize_name(requirement.name), set()).update(requirement.extras)
+    return asked
+
+
 def problems() -> list[str]:
     """What is wrong with the locks, found without a network."""
     folders = workspace_members()
@@ -222,10 +244,18 @@ def problems() -> list[str]:
         pins = read_pins(lock.path)
         wanted = [requirement for name in lock.inputs for requirement in read_input(REQUIREMENTS / name)]
         inside = {members[folder].name for folder in lock.members}
+        asked = extras_asked([members[folder] for folder in lock.members])
+        known = {extra for folder in lock.members for extra in members[folder].extras}
+        found += [f"{label}: no member has the extra {extra}" for extra in lock.extras or () if extra not in known]
         for folder in lock.members:
             member = members[folder]
             wanted += member.requirements
-            wanted += [requirement for extra in member.extras.values() for requirement in extra]
+            wanted += [
+                requirement
+                for extra, requirements in member.extras.items()
+                if lock.extras is None or extra in lock.extras or extra in asked.get(member.name, ())
+                for requirement in requirements
+            ]
         outside = {canonicalize_name(requirement.name) for requirement in wanted} & own - inside
         found += [
             f"{label}: needs the member {name}, which scripts/lock.py does not give it" for name in sorted(outside)

@@ -53,9 +53,21 @@ def test_images_carry_what_they_need_and_no_more(lock: ModuleType) -> None:
     assert names(lock, "retrieval") >= STORE
     assert not names(lock, "cli") & (VENDORS | STORE | {"sqlalchemy", "aiohttp"})
     assert names(lock, "mesh") >= VENDORS | STORE
-    for image in ("gateway", "providers", "retrieval", "cli", "mesh"):
-        assert "hatchling" in names(lock, image), "members are installed without build isolation"
-        assert not names(lock, image) & {"pytest", "mypy", "ruff", "grpcio-tools", "buf-bin"}
+    assert "hatchling" in names(lock, "build"), "members are built without build isolation"
+    for image in lock.LOCKS:
+        if image.members and image.name != "dev":
+            assert not names(lock, image.name) & {"pytest", "mypy", "ruff", "grpcio-tools", "buf-bin", "hatchling"}
+
+
+def test_extras_are_of_images_that_need_them(lock: ModuleType) -> None:
+    telemetry = {"prometheus-client", "opentelemetry-sdk"}
+    assert names(lock, "gateway") >= {"psycopg", *telemetry}
+    assert names(lock, "retrieval") >= {"psycopg", *telemetry}
+    assert not names(lock, "cli") & telemetry, "clients export nothing"
+    sdks = {"openai": "openai", "anthropic": "anthropic", "google": "google-genai", "bedrock": "boto3"}
+    for vendor, sdk in sdks.items():
+        assert names(lock, f"providers-{vendor}") & set(sdks.values()) == {sdk}
+    assert not names(lock, "providers-base") & {*sdks.values(), "azure-identity"}
 
 
 @pytest.mark.parametrize(
@@ -67,6 +79,14 @@ def test_images_carry_what_they_need_and_no_more(lock: ModuleType) -> None:
         ("requirements/gateway.lock", r"(?m)^grpcio==[\d.]+", "grpcio==1.0", "grpcio 1.0 is not what dev.lock pins"),
         ("requirements/gateway.lock", r"(?m)^typing-extensions==.*\\\n( +--hash.*\n)+", "", "typing-extensions"),
         ("requirements/cli.lock", r"(?m)^rich==(\S+) \\\n(    --hash=.*\n)+", r"rich==\1\n", "no hash: rich"),
+        ("services/gateway/pyproject.toml", r'(?m)^postgres = \["psycopg', 'postgres = ["flask', "flask"),
+        ("services/gateway/pyproject.toml", r"(?m)^postgres = ", "other = ", "no member has the extra postgres"),
+        (
+            "libs/kit/pyproject.toml",
+            r'"prometheus-client>=[\d.]+"',
+            '"prometheus-client>=99"',
+            "gateway.lock: prometheus",
+        ),
         ("requirements/dev.lock", r"\A", "--index-url https://packages.example/simple\n", "names an address"),
         ("requirements/dev.lock", r"\A", "-e ./libs/kit\n", "names an address or a path"),
     ],
