@@ -27,7 +27,7 @@ import msgspec
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.config import GatewayConfig
 from sluice_kit import errors
-from sluice_kit.config import AuthConfig, ConfigDocument, LogConfig, ServerConfig
+from sluice_kit.config import AuthConfig, ConfigDocument, LogConfig, ServerConfig, TlsConfig
 from sluice_kit.secrets import Secret
 from sluice_providers import options, registry
 from sluice_providers.base import Adapter, Settings
@@ -305,6 +305,7 @@ WRITERS: dict[str, Callable[[], str]] = {
     "auth": lambda: settings_table(settings_rows(AuthConfig, "auth")),
     "log": lambda: settings_table(settings_rows(LogConfig, "log")),
     "server": lambda: settings_table(settings_rows(ServerConfig, "server")),
+    "tls": lambda: settings_table(settings_rows(TlsConfig, "tls")),
     "gateway": lambda: settings_table(settings_rows(GatewayConfig, "gateway")),
     "providers": adapter_tables,
     "vendors": vendor_table,

@@ -8,6 +8,7 @@ import typer
 
 from sluice_cli import (
     ask,
+    certs,
     config,
     conversations,
     corpora,
@@ -67,6 +68,7 @@ app.add_typer(integrations.app, name="integrations", rich_help_panel=_MESH)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=_MESH)
 app.add_typer(config.app, name="config", rich_help_panel=_MORE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_MORE)
+app.add_typer(certs.app, name="certs", rich_help_panel=_MORE)
 
 
 @app.command("version", rich_help_panel=_MORE)

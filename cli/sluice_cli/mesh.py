@@ -19,7 +19,7 @@ class MeshFile:
     """What `sluice up` writes into its state folder, so that other commands find it."""
 
     address: str
-    """The gateway's address."""
+    """The gateway's address; with https:// where it does TLS."""
     pid: int
     """The supervisor's process."""
     runtime_dir: str
@@ -84,9 +84,7 @@ def write_mesh_file(path: Path, mesh: MeshFile) -> None:
 def find(address: str | None, key: str | None) -> Target:
     """Returns the gateway to call: the address given, that of the running `sluice up`, or the default one."""
     if address:
-        secure = address.startswith("https://")
-        bare = address.removeprefix("https://").removeprefix("http://").rstrip("/")
-        return Target(bare, secure, key, "as given")
+        return _target(address, key, "as given")
     from sluice_kit.config import ConfigError, load
 
     try:
@@ -97,5 +95,10 @@ def find(address: str | None, key: str | None) -> Target:
         return Target(DEFAULT_ADDRESS, False, key, "the default")
     mesh = read_mesh_file(mesh_file(document))
     if mesh is not None and mesh.alive():
-        return Target(mesh.address, False, key, "the running `sluice up`")
+        return _target(mesh.address, key, "the running `sluice up`")
     return Target(DEFAULT_ADDRESS, False, key, "the default")
+
+
+def _target(address: str, key: str | None, origin: str) -> Target:
+    bare = address.removeprefix("https://").removeprefix("http://").rstrip("/")
+    return Target(bare, address.startswith("https://"), key, origin)

@@ -13,6 +13,7 @@ from sluice_cli.options import EXIT_FAILURE, EXIT_USAGE, Config, Json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sluice_cli.supervisor.certificates import Certificates
     from sluice_kit.config import ConfigDocument
 
 
@@ -31,6 +32,10 @@ def up(
         typer.Option(
             "--until-stdin-closes", help="Stop when standard input ends, so that it never outlives its starter."
         ),
+    ] = False,
+    mtls: Annotated[
+        bool,
+        typer.Option("--mtls", help="Let services talk over mutual TLS, with certificates made in the state folder."),
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -51,7 +56,7 @@ def up(
         raise typer.Exit(EXIT_USAGE)
     from sluice_kit.config import ConfigError, load
 
-    options = Options(tuple(overrides or ()), port, logs, until_stdin_closes, as_json)
+    options = Options(tuple(overrides or ()), port, logs, until_stdin_closes, mtls, as_json)
     try:
         code = _up(load(mesh.config_path(config), options.overrides), options)
     except ConfigError as error:
@@ -68,6 +73,7 @@ class Options:
     port: int | None
     logs: bool
     until_stdin_closes: bool
+    mtls: bool
     as_json: bool
 
 
@@ -103,7 +109,8 @@ def _supervise(document: "ConfigDocument", options: Options, runtime_dir: "Path"
     from sluice_cli.supervisor.supervisor import Places, Supervisor
     from sluice_kit.config import ServerConfig
 
-    plan = make_plan(document, options.overrides, runtime_dir, options.port)
+    certificates = _certificates(document) if options.mtls else None
+    plan = make_plan(document, options.overrides, runtime_dir, options.port, certificates)
     taken = why_taken(plan.address)
     if taken is not None:
         output.say(f"sluice: cannot listen on {plan.address}: {taken}\n  → choose another port: sluice up --port 7401")
@@ -121,9 +128,18 @@ def _supervise(document: "ConfigDocument", options: Options, runtime_dir: "Path"
                 drain_seconds=drain,
                 logs=options.logs,
                 until_stdin_closes=options.until_stdin_closes,
+                certificates=certificates,
             )
             return await supervisor.run()
         finally:
             board.close()
 
     return asyncio.run(main())
+
+
+def _certificates(document: "ConfigDocument") -> "Certificates":
+    from sluice_cli.supervisor.certificates import Certificates
+
+    if "tls" in document.data:
+        raise document.error("tls", "`sluice up --mtls` makes certificates of its own: leave one of the two out")
+    return Certificates(document.state_dir() / "tls")

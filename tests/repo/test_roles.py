@@ -1,9 +1,10 @@
-"""Every RPC of the contracts stands in the table of roles, and nothing else does: what is missing would be denied."""
+"""Every RPC of the contracts stands in the tables of roles and of callers, and nothing else does: what is missing would be denied."""
 
 from __future__ import annotations
 
 import importlib
 
+from sluice_kit.peers import CALLERS, DELEGATES, RESERVED
 from sluice_kit.roles import ROLES
 
 from .house import ROOT
@@ -23,3 +24,9 @@ def rpcs() -> set[str]:
 def test_the_table_of_roles_is_the_list_of_rpcs() -> None:
     assert rpcs()
     assert set(ROLES) == rpcs()
+
+
+def test_the_table_of_callers_is_the_list_of_rpcs_and_names_known_services() -> None:
+    assert set(CALLERS) == rpcs()
+    assert {name for names in CALLERS.values() for name in names} <= DELEGATES
+    assert DELEGATES <= RESERVED

@@ -11,6 +11,7 @@ from sluice.provider.v1.provider_service_pb2_grpc import ProviderServiceStub
 from sluice_cli.supervisor.child import Child, State
 from sluice_kit.channels import open_channel
 from sluice_kit.identity import IDENTITY_KEY, LOCAL_IDENTITY, encode
+from sluice_kit.tls import MeshTls
 
 _RETRY_SECONDS: Final = 0.3
 _STATUS_SECONDS: Final = 5.0
@@ -21,9 +22,13 @@ _OPTIONS: Final = {
 }
 
 
-async def follow(child: Child) -> None:
-    """Tells the child what its process says of itself, until this is cancelled."""
-    channel = open_channel(child.spec.address, _OPTIONS)
+async def follow(child: Child, tls: MeshTls | None = None) -> None:
+    """Tells the child what its process says of itself, until this is cancelled.
+
+    `tls` is the supervisor's own, where the mesh has mutual TLS; the gateway's public door has none of it.
+    """
+    inside = tls if child.spec.kind != "gateway" else None
+    channel = open_channel(child.spec.probe or child.spec.address, _OPTIONS, tls=inside, service=child.spec.name)
     try:
         while True:
             try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from sluice_cli.mesh import DEFAULT_ADDRESS
+from sluice_cli.supervisor.certificates import Certificates
 from sluice_kit.config import ConfigDocument, ConfigError
 from sluice_kit.main import SERVICES_GROUP
 
@@ -34,6 +35,8 @@ class ChildSpec:
     """Where it listens."""
     required: bool
     """Whether the mesh is wrongly configured without it."""
+    probe: str | None = None
+    """Where it answers health checks, if `address` is not for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +46,24 @@ class Plan:
     children: tuple[ChildSpec, ...]
     address: str
     """The gateway's address."""
+    secure: bool
+    """Whether the gateway does TLS there."""
     elsewhere: Mapping[str, str]
     """Parts that need no process of ours, and where they are."""
 
 
-def make_plan(document: ConfigDocument, overrides: Sequence[str], runtime_dir: Path, port: int | None) -> Plan:
-    """Returns the plan. `port` replaces the gateway's; 0 is any free one. Raises ConfigError."""
+def make_plan(
+    document: ConfigDocument,
+    overrides: Sequence[str],
+    runtime_dir: Path,
+    port: int | None,
+    certificates: Certificates | None = None,
+) -> Plan:
+    """Returns the plan. Raises ConfigError.
+
+    `port` replaces the gateway's; 0 is any free one. With `certificates`, services listen on ports of 127.0.0.1, with
+    mutual TLS, instead of on Unix sockets.
+    """
     modules = _modules()
     gateway = _mapping(document, "gateway")
     placed = _mapping(document, "gateway.integrations")
@@ -56,6 +71,7 @@ def make_plan(document: ConfigDocument, overrides: Sequence[str], runtime_dir: P
     integrations = configured or (() if placed else DEFAULT_INTEGRATIONS)
     address = _gateway_address(document, gateway, port)
     common = _common(document, overrides)
+    places = _Places(runtime_dir, certificates)
     children: list[ChildSpec] = []
     elsewhere: dict[str, str] = {}
     wiring = [f"gateway.listen={address}"]
@@ -67,28 +83,58 @@ def make_plan(document: ConfigDocument, overrides: Sequence[str], runtime_dir: P
     for index, name in enumerate(integrations):
         if name in elsewhere:
             continue
-        listen = _listen(document, f"providers.{name}") or _socket(runtime_dir, f"p-{name}", f"p{index}")
+        listen = _listen(document, f"providers.{name}") or places.new(f"p-{name}", f"p{index}")
         wiring.append(f"gateway.integrations.{name}.address={listen}")
-        arguments = (*common, "--set", f"providers.{name}.listen={listen}", "--integration", name)
+        arguments = (*common, *places.tls(name), "--set", f"providers.{name}.listen={listen}", "--integration", name)
         children.append(ChildSpec(name, "provider", modules["providers"], arguments, listen, required=bool(configured)))
     retrieval = _mapping(document, "gateway.retrieval").get("address")
     if retrieval:
         elsewhere["retrieval"] = str(retrieval)
     elif "retrieval" in modules:
-        listen = _listen(document, "retrieval") or _socket(runtime_dir, "retrieval", "r")
+        listen = _listen(document, "retrieval") or places.new("retrieval", "r")
         wiring.append(f"gateway.retrieval.address={listen}")
-        arguments = (*common, "--set", f"retrieval.listen={listen}")
+        arguments = (*common, *places.tls("retrieval"), "--set", f"retrieval.listen={listen}")
         if not _mapping(document, "retrieval.gateway"):
             # Not the public address: there, services would need a key, and could not speak for a tenant.
-            inside = str(gateway.get("internal") or _socket(runtime_dir, "gateway", "g"))
+            inside = str(gateway.get("internal") or places.new("gateway", "g"))
             wiring.append(f"gateway.internal={inside}")
             arguments += ("--set", f"retrieval.gateway.address={inside}")
         children.append(ChildSpec("retrieval", "retrieval", modules["retrieval"], arguments, listen, required=True))
     else:
         elsewhere["retrieval"] = "not installed (sluice-retrieval)"
+    probe = None
+    if _mapping(document, "gateway.tls"):
+        # Its door is for who believes its certificate and may have to show one; we only want to know how it is.
+        probe = str(gateway.get("probe") or _socket(runtime_dir, "gateway-probe", "gp"))
+        wiring.append(f"gateway.probe={probe}")
     settings = [word for setting in wiring for word in ("--set", setting)]
-    children.append(ChildSpec("gateway", "gateway", modules["gateway"], (*common, *settings), address, required=True))
-    return Plan(tuple(children), address, elsewhere)
+    arguments = (*common, *places.tls("gateway"), *settings)
+    spec = ChildSpec("gateway", "gateway", modules["gateway"], arguments, address, required=True, probe=probe)
+    return Plan((*children, spec), address, probe is not None, elsewhere)
+
+
+class _Places:
+    """Where services listen that the configuration gives no address, and with which certificates."""
+
+    def __init__(self, folder: Path, certificates: Certificates | None) -> None:
+        self._folder = folder
+        self._certificates = certificates
+        self._ports: set[int] = set()
+
+    def new(self, name: str, short: str) -> str:
+        if self._certificates is None:
+            return _socket(self._folder, name, short)
+        port = _free_port("127.0.0.1")
+        while port in self._ports:
+            port = _free_port("127.0.0.1")
+        self._ports.add(port)
+        return f"127.0.0.1:{port}"
+
+    def tls(self, service: str) -> tuple[str, ...]:
+        if self._certificates is None:
+            return ()
+        pairs = self._certificates.settings(service).items()
+        return tuple(word for name, value in pairs for word in ("--set", f"tls.{name}={value}"))
 
 
 def why_taken(address: str) -> str | None:

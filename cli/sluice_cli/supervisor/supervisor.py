@@ -14,6 +14,7 @@ from sluice_cli.mesh import MeshFile, write_mesh_file
 from sluice_cli.options import EXIT_FAILURE
 from sluice_cli.supervisor import health, logfiles
 from sluice_cli.supervisor.board import JsonBoard, LineBoard, LiveBoard
+from sluice_cli.supervisor.certificates import Certificates
 from sluice_cli.supervisor.child import Child, State
 from sluice_cli.supervisor.plan import Kind, Plan
 
@@ -45,8 +46,11 @@ class Supervisor:
         drain_seconds: float,
         logs: bool,
         until_stdin_closes: bool,
+        certificates: Certificates | None = None,
     ) -> None:
         self._plan = plan
+        self._certificates = certificates
+        self._tls = certificates.own() if certificates is not None else None
         self._places = places
         self._board = board
         self._grace = drain_seconds + _STOP_MARGIN
@@ -70,6 +74,8 @@ class Supervisor:
         self._board.begin(self._children)
         logs = {child.name: child.log for child in self._children}
         self._spawn(logfiles.keep_small(list(logs.values())))
+        if self._certificates is not None:
+            self._spawn(self._certificates.keep())
         if self._show_logs:
             self._spawn(logfiles.stream(logs, self._board.log_line))
         try:
@@ -96,7 +102,7 @@ class Supervisor:
             stage = [child for child in self._children if child.spec.kind in kinds]
             for child in stage:
                 self._spawn(child.run())
-                self._spawn(health.follow(child))
+                self._spawn(health.follow(child, self._tls))
             last = "gateway" in kinds
             waits = [child.answered.wait() if last else child.settled.wait() for child in stage]
             if not await self._unless_stopped(asyncio.gather(*waits), None if last else _BEFORE_GATEWAY_SECONDS):
@@ -106,9 +112,10 @@ class Supervisor:
                 for child in wrong:
                     self._board.message(f"{child.name}: {child.status.detail}")
                 return EXIT_FAILURE
-        mesh = MeshFile(self._plan.address, os.getpid(), str(self._places.runtime_dir), str(self._places.logs_dir))
+        address = f"https://{self._plan.address}" if self._plan.secure else self._plan.address
+        mesh = MeshFile(address, os.getpid(), str(self._places.runtime_dir), str(self._places.logs_dir))
         write_mesh_file(self._places.mesh_file, mesh)
-        self._board.ready(self._plan.address)
+        self._board.ready(address)
         await self._stopping.wait()
         return 0
 

@@ -1,7 +1,8 @@
 """How a listener finds out who calls.
 
 The public listener believes keys alone (or, with authentication off, takes everyone for the local user); a listener
-inside the mesh believes the identity that the gateway established, and only from peers that nobody else can be.
+inside the mesh believes the identity that the gateway established, and only from peers that nobody else can be: from
+processes of this machine, or, with mutual TLS, from services that may speak for others.
 """
 
 import hashlib
@@ -17,17 +18,23 @@ from sluice.auth.v1.identity_pb2 import Identity, Role
 from sluice_kit import identity as identities
 from sluice_kit.config import AuthConfig, ConfigDocument, ConfigError
 from sluice_kit.errors import AuthenticationError
+from sluice_kit.peers import DELEGATES
+from sluice_kit.tls import MeshTls
 
 Metadata = Iterable[tuple[str, str | bytes]]
 AUTHORIZATION_KEY = "authorization"
 _BEARER = "bearer "
+_SPIFFE = "spiffe://"
 
 
 class Authenticator(Protocol):
     """Finds out who calls."""
 
     def authenticate(self, metadata: Metadata, peer: str) -> Identity:
-        """Returns the caller. `peer` is grpc's name of the other end. Raises AuthenticationError."""
+        """Returns the caller. Raises AuthenticationError.
+
+        `peer` is grpc's name of the other end, or the SPIFFE id of a service that showed its certificate.
+        """
 
 
 class LocalAuthenticator:
@@ -56,16 +63,20 @@ class KeyAuthenticator:
 
 
 class DelegatedAuthenticator:
-    """Inside the mesh: the identity that came as metadata, from peers on this machine only."""
+    """Inside the mesh: the identity that came as metadata, from peers on this machine or with certain certificates."""
 
-    def __init__(self, *, default: Identity | None, trust_any_peer: bool) -> None:
+    def __init__(
+        self, *, default: Identity | None, trust_any_peer: bool, delegates: frozenset[str] = frozenset()
+    ) -> None:
+        """`delegates` are the SPIFFE ids that may speak for others. Who shows a certificate is judged by it alone."""
         self._default = default
         self._trust_any_peer = trust_any_peer
+        self._delegates = delegates
 
     def authenticate(self, metadata: Metadata, peer: str) -> Identity:
         for key, value in metadata:
             if key == identities.IDENTITY_KEY and isinstance(value, bytes):
-                if not self._trust_any_peer and not is_local_peer(peer):
+                if not self._may_delegate(peer):
                     raise AuthenticationError("this peer may not speak for others")
                 try:
                     found = identities.decode(value)
@@ -77,6 +88,11 @@ class DelegatedAuthenticator:
         if self._default is None:
             raise AuthenticationError("no identity: services inside the mesh are called through the gateway")
         return self._default
+
+    def _may_delegate(self, peer: str) -> bool:
+        if peer.startswith(_SPIFFE):
+            return peer in self._delegates
+        return self._trust_any_peer or is_local_peer(peer)
 
 
 def is_local_peer(peer: str) -> bool:
@@ -133,9 +149,10 @@ def public_authenticator(document: ConfigDocument) -> Authenticator:
     return read_keys(document.resolve(config.keys_file))
 
 
-def internal_authenticator(document: ConfigDocument) -> Authenticator:
-    """Returns what listeners inside the mesh use. Raises ConfigError."""
+def internal_authenticator(document: ConfigDocument, tls: MeshTls | None = None) -> Authenticator:
+    """Returns what listeners inside the mesh use; `tls` is the process's mutual TLS, if there is. Raises ConfigError."""
     config = document.section("auth", AuthConfig)
     # With keys, a call without identity did not pass the door.
     default = None if config.mode == "keys" else identities.LOCAL_IDENTITY
-    return DelegatedAuthenticator(default=default, trust_any_peer=config.mode == "insecure")
+    delegates = frozenset(map(tls.trust.id_of, DELEGATES)) if tls is not None else frozenset()
+    return DelegatedAuthenticator(default=default, trust_any_peer=config.mode == "insecure", delegates=delegates)

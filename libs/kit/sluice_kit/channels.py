@@ -9,6 +9,8 @@ import grpc
 
 from sluice_kit.call import REQUEST_ID_KEY, Call
 from sluice_kit.identity import IDENTITY_KEY, encode
+from sluice_kit.tls import MeshTls
+from sluice_kit.tls_channel import TlsChannel
 
 MAX_MESSAGE_BYTES: Final = 32 * 1024 * 1024
 
@@ -61,24 +63,41 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, Any], ...]] = (
 )
 
 
-def open_channel(address: str, options: Mapping[str, Any] | None = None) -> grpc.aio.Channel:
-    """Opens a channel to a service. It connects when first used. `options` override CHANNEL_OPTIONS by name."""
+def open_channel(
+    address: str, options: Mapping[str, Any] | None = None, *, tls: MeshTls | None = None, service: str = ""
+) -> grpc.aio.Channel:
+    """Opens a channel to a service. It connects when first used. `options` override CHANNEL_OPTIONS by name.
+
+    With `tls` the peer must show the certificate of `service`, unless the address is a Unix socket.
+    """
     merged = dict(CHANNEL_OPTIONS) | dict(options or {})
-    return grpc.aio.insecure_channel(address, options=list(merged.items()))
+    if tls is None or address.startswith("unix"):
+        return grpc.aio.insecure_channel(address, options=list(merged.items()))
+    # What the certificate must say, whatever the address is.
+    merged["grpc.ssl_target_name_override"] = tls.trust.dns_name(service)
+    return TlsChannel(
+        tls, lambda credentials: grpc.aio.secure_channel(address, credentials, options=list(merged.items()))
+    )
 
 
 class ChannelPool:
-    """Channels by address, opened once each."""
+    """Channels by address and service, opened once each."""
 
-    def __init__(self) -> None:
-        self._channels: dict[str, grpc.aio.Channel] = {}
+    def __init__(self, tls: MeshTls | None = None) -> None:
+        """`tls` is the process's mutual TLS, if there is."""
+        self._tls = tls
+        self._channels: dict[tuple[str, str], grpc.aio.Channel] = {}
 
-    def get(self, address: str) -> grpc.aio.Channel:
-        """Returns the channel to an address."""
-        channel = self._channels.get(address)
+    def get(self, address: str, service: str) -> grpc.aio.Channel:
+        """Returns the channel to an address, at which that service must be."""
+        channel = self._channels.get((address, service))
         if channel is None:
-            channel = self._channels[address] = open_channel(address)
+            channel = self._channels[address, service] = self.open(address, service)
         return channel
+
+    def open(self, address: str, service: str) -> grpc.aio.Channel:
+        """Opens one that the pool does not keep: its caller closes it."""
+        return open_channel(address, tls=self._tls, service=service)
 
     async def close(self) -> None:
         """Closes every channel, ending the calls on them."""

@@ -1,6 +1,7 @@
 """The configuration: one `sluice.yaml`, read once, into frozen values.
 
-Each service has its own section and sees only that one and the shared ones (`state_dir`, `auth`, `log`, `server`).
+Each service has its own section and sees only that one and the shared ones (`state_dir`, `auth`, `log`, `server`,
+`tls`).
 Values come from, later ones winning:
 
 1. the defaults in the section's type,
@@ -25,7 +26,7 @@ import yaml
 
 from sluice_kit.secrets import Secret
 
-SECTIONS = ("state_dir", "auth", "log", "server", "gateway", "providers", "retrieval", "workflows")
+SECTIONS = ("state_dir", "auth", "log", "server", "tls", "gateway", "providers", "retrieval", "workflows")
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _ENV_PREFIX = "SLUICE_"
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -65,6 +66,24 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long calls in flight may go on after SIGTERM."""
     max_message_bytes: int = 32 * 1024 * 1024
     """Largest request or response, in bytes."""
+
+
+class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Mutual TLS between the services: section `tls`. It is on where `certificate`, `key` and `ca` are set."""
+
+    certificate: str | None = None
+    """File of the service's own certificate (PEM, with what lies between it and the CA), relative to the configuration
+    file. It carries the SPIFFE id as its only URI, and the DNS name `SERVICE.TRUST_DOMAIN`."""
+    key: str | None = None
+    """File of its private key (PEM, not encrypted)."""
+    ca: str | None = None
+    """File of the CAs whose certificates are believed (PEM). Several, while one replaces another."""
+    trust_domain: str = "sluice.local"
+    """Whose SPIFFE ids are believed: `spiffe://TRUST_DOMAIN/SERVICE`."""
+    namespace: str | None = None
+    """Where set, SPIFFE ids have the form `spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE`, and no other is believed."""
+    reload_seconds: float = 10.0
+    """How often the files are looked at. Changed ones hold for new connections; those that stand go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,17 +315,24 @@ def is_private_address(address: str) -> bool:
     return host == "localhost" or host == "::1" or host.startswith("127.")
 
 
-def check_listeners(document: ConfigDocument, auth: AuthConfig, addresses: Iterable[tuple[str, str]]) -> None:
+def check_listeners(
+    document: ConfigDocument,
+    auth: AuthConfig,
+    addresses: Iterable[tuple[str, str]],
+    inside: Iterable[tuple[str, str]] = (),
+) -> None:
     """Refuses listeners that would let strangers in.
 
-    `addresses` are pairs of setting and address. Raises ConfigError in mode `local` for any that is not private, and
-    where mode `keys` has no file.
+    `addresses` are pairs of setting and address; `inside` are those of listeners for services alone, which may be
+    anywhere with mutual TLS. Raises ConfigError in mode `local` for any other that is not private, and where mode `keys`
+    has no file.
     """
     if auth.mode == "keys" and auth.keys_file is None:
         raise document.error("auth.keys_file", "required with auth.mode: keys")
     if auth.mode != "local":
         return
-    for setting, address in addresses:
+    mutual = document.section("tls", TlsConfig).certificate is not None
+    for setting, address in (*addresses, *(() if mutual else inside)):
         if not is_private_address(address):
             raise document.error(
                 setting,

@@ -23,7 +23,7 @@ on, and RetryInfo, BadRequest or Help where they apply: at most 4 KiB, because g
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -230,6 +230,11 @@ _BARE: Mapping[grpc.StatusCode, Reason] = {
     _C.PERMISSION_DENIED: _R.ERROR_REASON_PERMISSION_DENIED,
     _C.NOT_FOUND: _R.ERROR_REASON_NOT_FOUND,
 }
+# How grpc's text begins where no connection came about, and what it has where TLS was the reason. A server that refuses
+# our certificate does so after our side of the handshake is done, by closing the connection.
+_NO_CONNECTION: Final = ("failed to connect to all addresses", "connections to all backends failing")
+_TLS_SIGNS: Final = ("Tls handshake failed", "Ssl handshake failed", "Custom verification check")
+_CLOSED_SIGNS: Final = ("Secure read failed", "Socket closed", "Connection reset by peer")
 _CODE_BY_NUMBER: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -315,10 +320,26 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str | None = None) -> S
             return from_status(status_pb2.Status.FromString(value))
     code = error.code()
     reason = _BARE.get(code, _R.ERROR_REASON_INTERNAL)
+    why = _tls_failure(error.details() or "")
     if service is not None and reason == _R.ERROR_REASON_SERVICE_UNREACHABLE:
         # grpc's own text names addresses of the inside, so it is not passed on.
-        return make_error(reason, f"the {service} service does not answer", metadata={"service": service})
+        return make_error(reason, f"the {service} service does not answer{why}", metadata={"service": service})
+    if why:
+        return make_error(reason, f"no connection{why}")
     return make_error(reason, error.details() or code.name)
+
+
+def _tls_failure(details: str) -> str:
+    """Returns what a failed TLS handshake means; empty for other failures. grpc says it by its text alone."""
+    if not details.startswith(_NO_CONNECTION):
+        return ""
+    if "Hostname Verification" in details:
+        return ": TLS failed, its certificate is another service's"
+    if any(sign in details for sign in _TLS_SIGNS):
+        return ": TLS failed, its certificate is not accepted, or it does no TLS"
+    if any(sign in details for sign in _CLOSED_SIGNS):
+        return ": it closes the connection, as where TLS fails because it refuses our certificate or we have none"
+    return ""
 
 
 def internal_error(error_id: str) -> InternalError:

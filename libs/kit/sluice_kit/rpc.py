@@ -28,7 +28,9 @@ from sluice_kit.auth import Authenticator, Metadata
 from sluice_kit.call import Call, current_call
 from sluice_kit.errors import FieldViolation, InvalidRequestError, SluiceError, make_error
 from sluice_kit.ids import new_id
+from sluice_kit.peers import admit
 from sluice_kit.roles import authorize
+from sluice_kit.tls import Trust
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +87,10 @@ def serialize(message: Any) -> bytes:
 class Dispatcher:
     """Wraps the handlers of one listener and knows what is in flight on it."""
 
-    def __init__(self, authenticator: Authenticator) -> None:
+    def __init__(self, authenticator: Authenticator, trust: Trust | None = None) -> None:
+        """`trust` is set where peers show certificates of services: then only these may call, and what `peers` allows."""
         self._authenticator = authenticator
+        self._trust = trust
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._draining = False
 
@@ -176,7 +180,8 @@ class Dispatcher:
                 ErrorReason.ERROR_REASON_DRAINING, "the service is shutting down", retry_after=_DRAIN_RETRY_SECONDS
             )
         metadata = cast("Metadata", context.invocation_metadata())
-        identity = self._authenticator.authenticate(metadata, context.peer())
+        peer = context.peer() if self._trust is None else admit(self._trust, path, context)
+        identity = self._authenticator.authenticate(metadata, peer)
         authorize(identity, path)
         left = context.time_remaining()
         deadline = asyncio.get_running_loop().time() + left if left is not None else None

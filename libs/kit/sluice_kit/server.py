@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from sluice_kit.auth import Authenticator
 from sluice_kit.config import ServerConfig
 from sluice_kit.rpc import Dispatcher
+from sluice_kit.tls import ListenerTls
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Service(Protocol):
     """Address for health checks alone; None: none."""
     authenticator: Authenticator
     """How its listener finds out who calls."""
+    tls: ListenerTls | None
+    """TLS of `listen`, unless that is a Unix socket; None: plain."""
 
     def register(self, server: "Server") -> None:
         """Adds its RPCs to the server."""
@@ -73,11 +76,22 @@ class Service(Protocol):
 class Server:
     """A grpc server with health, reflection and an orderly end."""
 
-    def __init__(self, name: str, listen: str, probe: str | None, authenticator: Authenticator, config: ServerConfig):
+    def __init__(
+        self,
+        name: str,
+        listen: str,
+        probe: str | None,
+        authenticator: Authenticator,
+        config: ServerConfig,
+        tls: ListenerTls | None = None,
+    ):
         self.name = name
         self.address = listen
         self.probe_address = probe
-        self.dispatcher = Dispatcher(authenticator)
+        # Who may open a Unix socket is decided by the file system.
+        tls = None if listen.startswith("unix") else tls
+        self._credentials = tls.credentials if tls is not None else None
+        self.dispatcher = Dispatcher(authenticator, tls.trust if tls is not None else None)
         self._config = config
         options = SERVER_OPTIONS | {
             "grpc.max_receive_message_length": config.max_message_bytes,
@@ -106,8 +120,9 @@ class Server:
         if self._config.reflection:
             names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
-        self.address = _bind(self._server, self.address)
+        self.address = _bind(self._server, self.address, self._credentials)
         if self._probe is not None and self.probe_address is not None:
+            # Plain on purpose: health checks of platforms cannot do TLS, and nothing but health is served there.
             self.probe_address = _bind(self._probe, self.probe_address)
             await self._probe.start()
         await self._server.start()
@@ -143,10 +158,14 @@ class Server:
             await self._probe.stop(None)
 
 
-def _bind(server: Any, address: str) -> str:
+def _bind(server: Any, address: str, credentials: grpc.ServerCredentials | None = None) -> str:
     _check_unix_socket(address)
     try:
-        port: int = server.add_insecure_port(address)
+        port: int
+        if credentials is None:
+            port = server.add_insecure_port(address)
+        else:
+            port = server.add_secure_port(address, credentials)
     except RuntimeError:
         port = 0
     if port == 0:
@@ -198,7 +217,7 @@ async def serve(service: Service, config: ServerConfig, stopping: asyncio.Event)
 
 async def start(service: Service, config: ServerConfig) -> Server:
     """Binds and starts a service, and returns its server once it is SERVING."""
-    server = Server(service.name, service.listen, service.probe, service.authenticator, config)
+    server = Server(service.name, service.listen, service.probe, service.authenticator, config, service.tls)
     registered = False
     try:
         service.register(server)

@@ -81,6 +81,15 @@ def test_inside_the_mesh_local_peers_speak_for_others() -> None:
         authenticator.authenticate([(identity.IDENTITY_KEY, b"\xff\xff")], "unix:")
 
 
+def test_who_shows_a_certificate_is_judged_by_it_alone() -> None:
+    gateway, adapter = "spiffe://sluice.local/gateway", "spiffe://sluice.local/openai"
+    for trusting in (False, True):  # even where any other peer would be believed
+        authenticator = DelegatedAuthenticator(default=None, trust_any_peer=trusting, delegates=frozenset({gateway}))
+        assert authenticator.authenticate(delegated("acme"), gateway).tenant == "acme"
+        with pytest.raises(AuthenticationError, match="may not speak for others"):
+            authenticator.authenticate(delegated("acme"), adapter)
+
+
 def test_with_keys_a_call_without_identity_did_not_pass_the_door() -> None:
     local = internal_authenticator(load(None, environ={}))
     assert local.authenticate([], "unix:").tenant == identity.LOCAL_TENANT

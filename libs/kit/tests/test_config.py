@@ -137,6 +137,16 @@ def test_local_mode_listens_only_where_this_machine_reaches(address: str, privat
             check_listeners(document, AuthConfig(), [("gateway.listen", address)])
 
 
+def test_with_certificates_services_may_listen_anywhere_and_the_door_may_not() -> None:
+    address = [("retrieval.listen", "0.0.0.0:7500")]
+    with pytest.raises(ConfigError, match=r"retrieval\.listen"):
+        check_listeners(load(None, environ={}), AuthConfig(), [], address)
+    document = load(None, ["tls.certificate=x"], {})
+    check_listeners(document, AuthConfig(), [], address)
+    with pytest.raises(ConfigError, match=r"retrieval\.listen"):
+        check_listeners(document, AuthConfig(), address)
+
+
 def test_keys_need_a_file() -> None:
     with pytest.raises(ConfigError, match="keys_file"):
         check_listeners(load(None, environ={}), AuthConfig(mode="keys"), [])

@@ -76,6 +76,7 @@ class TaskMesh:
         self.listen = listen
         self.probe = probe
         self.authenticator: Authenticator = LocalAuthenticator()
+        self.tls = None
         self.tasks = tasks
         self.steps: list[str] = []
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from sluice_kit.secrets import Secret
+from sluice_kit.tls import PublicTlsConfig
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 PositiveInt = Annotated[int, msgspec.Meta(gt=0)]
@@ -283,11 +284,13 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     listen: str = "127.0.0.1:7400"
     """Address of the public listener."""
+    tls: PublicTlsConfig | None = None
+    """TLS of the public listener. Unset: none, and what stands in front of it ends TLS."""
     probe: str | None = None
     """Address for health checks alone."""
     internal: str | None = None
     """Address for services of the mesh, which speak for tenants and need no key: embeddings for the retrieval service.
-    A Unix socket or loopback. `sluice up` fills this in. Unset: none."""
+    A Unix socket or loopback; anywhere with section `tls`. `sluice up` fills this in. Unset: none."""
     integrations: dict[str, IntegrationConfig] = {}
     """The adapters, by id. `sluice up` fills this in from the section `providers`."""
     retrieval: PeerConfig | None = None

@@ -13,7 +13,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_gateway.config import IntegrationConfig
 from sluice_kit.call import Call
-from sluice_kit.channels import ChannelPool, open_channel, outgoing
+from sluice_kit.channels import ChannelPool, outgoing
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import from_rpc_error, make_error
 from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send, SendStep
@@ -163,13 +163,14 @@ class Integrations:
     """The adapters by id: those of the configuration, and those registered at run time."""
 
     def __init__(self, document: ConfigDocument, configs: dict[str, IntegrationConfig], channels: ChannelPool) -> None:
+        self._channels = channels
         self._by_id: dict[str, Integration] = {}
         self._retiring: dict[RegisteredGenerator, asyncio.Task[None]] = {}
         for name, config in sorted(configs.items()):
             if (config.address is None) != config.colocate:
                 raise document.error(f"gateway.integrations.{name}", "needs either address or colocate: true")
             if config.address is not None:
-                generator: Generator = RemoteGenerator(name, channels.get(config.address))
+                generator: Generator = RemoteGenerator(name, channels.get(config.address, name))
                 self._by_id[name] = Integration(name, generator, "process")
             else:
                 self._by_id[name] = Integration(name, _colocated(document, name), "colocated")
@@ -194,7 +195,7 @@ class Integrations:
 
     def add(self, integration: str, address: str) -> Integration:
         """Adds one that was registered at run time. Its id must not be taken."""
-        generator = RegisteredGenerator(integration, open_channel(address))
+        generator = RegisteredGenerator(integration, self._channels.open(address, integration))
         added = Integration(integration, generator, "process", registered=True)
         self._by_id = dict(sorted({**self._by_id, integration: added}.items()))
         return added

@@ -35,11 +35,13 @@ from sluice_gateway.services.embeddings import EmbeddingService
 from sluice_gateway.services.integrations import IntegrationService
 from sluice_gateway.services.models import ModelService
 from sluice_gateway.services.usage import UsageService
+from sluice_kit import peers
 from sluice_kit.auth import internal_authenticator, public_authenticator
 from sluice_kit.channels import ChannelPool
 from sluice_kit.config import AuthConfig, ConfigDocument, ServerConfig, check_listeners
 from sluice_kit.main import parser, run
 from sluice_kit.server import Server
+from sluice_kit.tls import mesh_tls, public_tls
 
 
 class Gateway:
@@ -52,13 +54,14 @@ class Gateway:
         listeners = [("gateway.listen", config.listen)]
         if config.probe is not None:
             listeners.append(("gateway.probe", config.probe))
-        if config.internal is not None:
-            listeners.append(("gateway.internal", config.internal))
-        check_listeners(document, document.section("auth", AuthConfig), listeners)
+        inside = [("gateway.internal", config.internal)] if config.internal is not None else []
+        check_listeners(document, document.section("auth", AuthConfig), listeners, inside)
         check_store(document, config)
         self.listen = config.listen
         self.probe = config.probe
         self.authenticator = public_authenticator(document)
+        self.tls = public_tls(document, config.tls)
+        self._mesh_tls = mesh_tls(document)
         self._document = document
         self._config = config
         self._prices = Prices(document, config)
@@ -81,11 +84,11 @@ class Gateway:
 
     def register(self, server: Server) -> None:
         config = self._config
-        self._channels = channels = ChannelPool()
+        self._channels = channels = ChannelPool(self._mesh_tls)
         self._integrations = Integrations(self._document, config.integrations, channels)
         planner = Planner(self._document, config, self._integrations)
         self.reloader = Reloader(self._document, planner, self._prices)
-        peer = channels.get(config.retrieval.address) if config.retrieval is not None else None
+        peer = channels.get(config.retrieval.address, peers.RETRIEVAL) if config.retrieval is not None else None
         self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
         server.add(usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"], UsageService(self._ledger.usage))
         self.catalog = Catalog(self._integrations, config.catalog)
@@ -119,8 +122,9 @@ class Gateway:
                 "gateway-internal",
                 config.internal,
                 None,
-                internal_authenticator(self._document),
+                internal_authenticator(self._document, self._mesh_tls),
                 self._document.section("server", ServerConfig),
+                self._mesh_tls.listener() if self._mesh_tls is not None else None,
             )
             self._inside.add(embedding_service_pb2.DESCRIPTOR.services_by_name["EmbeddingService"], embeddings)
         models = ModelService(self._integrations, planner, self.catalog)

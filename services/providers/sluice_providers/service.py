@@ -7,7 +7,9 @@ from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit import main as kit_main
 from sluice_kit.auth import internal_authenticator
 from sluice_kit.config import AuthConfig, ConfigDocument, check_listeners
+from sluice_kit.peers import RESERVED
 from sluice_kit.server import Server
+from sluice_kit.tls import mesh_tls
 from sluice_providers.colocate import make
 from sluice_providers.servicer import face
 
@@ -21,12 +23,15 @@ class ProviderService:
         self.integration = integration
         self.listen = settings.listen
         self.probe = settings.probe
-        self.authenticator = internal_authenticator(document)
+        tls = mesh_tls(document)
+        if tls is not None and integration in RESERVED:
+            raise document.error(f"providers.{integration}", "with `tls`, this name is another service's; choose another")
+        self.authenticator = internal_authenticator(document, tls)
+        self.tls = tls.listener() if tls is not None else None
         path = f"providers.{integration}"
-        addresses = [(f"{path}.listen", settings.listen)]
-        if settings.probe is not None:
-            addresses.append((f"{path}.probe", settings.probe))
-        check_listeners(document, document.section("auth", AuthConfig), addresses)
+        probes = [(f"{path}.probe", settings.probe)] if settings.probe is not None else []
+        inside = [(f"{path}.listen", settings.listen)]
+        check_listeners(document, document.section("auth", AuthConfig), probes, inside)
 
     def register(self, server: Server) -> None:
         """Adds ProviderService."""

@@ -15,6 +15,8 @@ from sluice.provider.v1.provider_service_pb2 import EmbedTask
 from sluice_kit.channels import open_channel
 from sluice_kit.errors import ConfigurationError, from_rpc_error, make_error
 from sluice_kit.identity import IDENTITY_KEY, encode
+from sluice_kit.peers import GATEWAY
+from sluice_kit.tls import MeshTls
 from sluice_retrieval.minilm.embedder import DIMENSIONS, MODEL, PROVIDER, LocalEmbedder
 
 _BATCH_TEXTS: Final = 64
@@ -45,8 +47,10 @@ class EmbeddingClient:
     Without a gateway's address, the latter raise INTEGRATION_MISCONFIGURED, naming the setting.
     """
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, tls: MeshTls | None = None) -> None:
+        """`address` is the gateway's inside the mesh, `tls` the process's mutual TLS."""
         self._address = address
+        self._tls = tls
         self._channel: grpc.aio.Channel | None = None
         self._slots = asyncio.Semaphore(_CONCURRENT)
         self._local = LocalEmbedder()
@@ -118,5 +122,5 @@ class EmbeddingClient:
                 metadata={"setting": "retrieval.gateway.address"},
             )
         if self._channel is None:
-            self._channel = open_channel(self._address)
+            self._channel = open_channel(self._address, tls=self._tls, service=GATEWAY)
         return EmbeddingServiceStub(self._channel)

@@ -13,6 +13,7 @@ from sluice_kit.auth import internal_authenticator
 from sluice_kit.config import AuthConfig, ConfigDocument, check_listeners
 from sluice_kit.main import parser, run
 from sluice_kit.server import Server
+from sluice_kit.tls import mesh_tls
 from sluice_retrieval.chunking.spans import ChunkSizes
 from sluice_retrieval.config import RetrievalConfig, default_roots
 from sluice_retrieval.embedding import EmbeddingClient, why_not_local
@@ -55,11 +56,11 @@ class RetrievalService:
         auth = document.section("auth", AuthConfig)
         self.listen = config.listen
         self.probe = config.probe
-        addresses = [("retrieval.listen", config.listen)]
-        if config.probe is not None:
-            addresses.append(("retrieval.probe", config.probe))
-        check_listeners(document, auth, addresses)
-        self.authenticator = internal_authenticator(document)
+        probes = [("retrieval.probe", config.probe)] if config.probe is not None else []
+        check_listeners(document, auth, probes, [("retrieval.listen", config.listen)])
+        tls = mesh_tls(document)
+        self.authenticator = internal_authenticator(document, tls)
+        self.tls = tls.listener() if tls is not None else None
         _check(document, config)
         folder = document.resolve(config.folder) if config.folder else document.state_dir() / "retrieval"
         self._lock = FolderLock(folder)
@@ -71,7 +72,7 @@ class RetrievalService:
         if self.database.shared:
             kept = SharedTexts(folder / "blobs", self.database)
         self.store = _stores(config, folder)
-        self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None)
+        self._embeddings = EmbeddingClient(config.gateway.address if config.gateway is not None else None, tls)
         self.policy = policy = SourcePolicy(
             _roots(document, config, auth),
             config.git.allowed_hosts,
