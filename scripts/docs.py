@@ -3,6 +3,7 @@
     docs/errors.md               <-  protos/sluice/error/v1/error_reason.proto and sluice_kit.errors.TABLE
     docs/guide/configuration.md  <-  the types of the sections of sluice.yaml, with their docstrings
     docs/providers.md            <-  the registry of adapters and the rows of vendors
+    docs/metrics.md              <-  sluice_kit.telemetry.table
 
 A page is written by people; only what stands between `<!-- NAME: written by scripts/docs.py -->` and `<!-- end -->` is
 replaced.
@@ -29,6 +30,8 @@ from sluice_gateway.config import GatewayConfig
 from sluice_kit import errors
 from sluice_kit.config import AuthConfig, ConfigDocument, LogConfig, ServerConfig, TlsConfig
 from sluice_kit.secrets import Secret
+from sluice_kit.telemetry.settings import TelemetryConfig
+from sluice_kit.telemetry.table import METRICS
 from sluice_providers import options, registry
 from sluice_providers.base import Adapter, Settings
 from sluice_providers.vendors import VENDORS
@@ -292,6 +295,15 @@ def option_table() -> str:
     return "\n".join(rows)
 
 
+def metrics_table() -> str:
+    """Returns the table of metrics."""
+    rows = ["| metric | kind | labels | of | what it says |", "| --- | --- | --- | --- | --- |"]
+    for one in METRICS:
+        labels = ", ".join(f"`{label}`" for label in one.labels)
+        rows.append(f"| `{one.name}` | {one.kind} | {labels} | {one.served_by} | {_cell(one.help)} |")
+    return "\n".join(rows)
+
+
 def setup_list() -> str:
     """Returns how to get going with each vendor."""
     return "\n".join(
@@ -306,6 +318,8 @@ WRITERS: dict[str, Callable[[], str]] = {
     "log": lambda: settings_table(settings_rows(LogConfig, "log")),
     "server": lambda: settings_table(settings_rows(ServerConfig, "server")),
     "tls": lambda: settings_table(settings_rows(TlsConfig, "tls")),
+    "telemetry": lambda: settings_table(settings_rows(TelemetryConfig, "telemetry")),
+    "metrics": metrics_table,
     "gateway": lambda: settings_table(settings_rows(GatewayConfig, "gateway")),
     "providers": adapter_tables,
     "vendors": vendor_table,
@@ -313,7 +327,7 @@ WRITERS: dict[str, Callable[[], str]] = {
     "setup": setup_list,
     "retrieval": lambda: settings_table(settings_rows(RetrievalConfig, "retrieval")),
 }
-PAGES = (ROOT / "docs" / "errors.md", ROOT / "docs" / "guide" / "configuration.md", ROOT / "docs" / "providers.md")
+PAGES = tuple(ROOT / "docs" / page for page in ("errors.md", "guide/configuration.md", "providers.md", "metrics.md"))
 
 
 def render(page: str) -> str:

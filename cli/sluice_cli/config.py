@@ -60,12 +60,14 @@ def _problems(document: "ConfigDocument") -> Iterator[str]:
 
     from sluice_kit.config import AuthConfig, ConfigError, LogConfig, ServerConfig
     from sluice_kit.main import SERVICES_GROUP
+    from sluice_kit.telemetry import TelemetryConfig
 
     seen: set[str] = set()
     attempts: list[tuple[str, Any, argparse.Namespace | None]] = [
         ("auth", AuthConfig, None),
         ("log", LogConfig, None),
         ("server", ServerConfig, None),
+        ("telemetry", TelemetryConfig, None),
     ]
     for entry in sorted(entry_points(group=SERVICES_GROUP), key=lambda entry: entry.name):
         if entry.name == "providers":

@@ -27,7 +27,7 @@ def test_every_section_of_the_configuration_has_its_table() -> None:
     from sluice_kit.config import SECTIONS
 
     # One is a single value, one belongs to a service that is not built.
-    expected = set(SECTIONS) - {"state_dir", "workflows"} | {"errors", "vendors", "options", "setup"}
+    expected = set(SECTIONS) - {"state_dir", "workflows"} | {"errors", "vendors", "options", "setup", "metrics"}
     assert set(docs.WRITERS) == expected
     shown = {
         name

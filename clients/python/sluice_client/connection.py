@@ -8,6 +8,7 @@ import grpc
 
 from sluice_client.failures import read_failure
 from sluice_client.retry import Backoff, Deadline, RetryPolicy
+from sluice_client.tracing import trace_context
 from sluice_kit.channels import CHANNEL_OPTIONS
 
 if TYPE_CHECKING:
@@ -36,10 +37,15 @@ class Connection:
         self.address = address
         self.retry = RetryPolicy() if retry is None else retry
         self.timeout = timeout
-        self.metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {key}"),) if key else ()
+        self._metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {key}"),) if key else ()
         self._tls = tls
         self._channel: grpc.aio.Channel | None = None
         self._stubs: dict[type, Any] = {}
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes with a call that is made now: the key, and the trace that the caller is in."""
+        return self._metadata + trace_context()
 
     def stub(self, kind: Callable[[grpc.aio.Channel], Stub]) -> Stub:
         """Returns the stub of a service on this channel."""

@@ -8,6 +8,7 @@ from sluice.auth.v1.identity_pb2 import Identity
 from sluice_kit.auth import Metadata
 from sluice_kit.identity import LOCAL_IDENTITY
 from sluice_kit.ids import new_id
+from sluice_kit.telemetry.spans import NO_SPAN, Span
 
 REQUEST_ID_KEY: Final = "x-request-id"
 _MAX_REQUEST_ID_CHARS: Final = 128
@@ -16,10 +17,11 @@ _MAX_REQUEST_ID_CHARS: Final = 128
 class Call:
     """What a handler knows of its call, independent of the transport.
 
-    `deadline` is on the clock of `asyncio`'s loop, in seconds; None means that the caller set none.
+    `deadline` is on the clock of `asyncio`'s loop, in seconds; None means that the caller set none. `span` is what traces
+    show of it.
     """
 
-    __slots__ = ("_request_id", "deadline", "identity", "metadata", "method")
+    __slots__ = ("_request_id", "deadline", "identity", "metadata", "method", "span")
 
     def __init__(
         self,
@@ -27,11 +29,13 @@ class Call:
         identity: Identity = LOCAL_IDENTITY,
         deadline: float | None = None,
         metadata: Metadata = (),
+        span: Span = NO_SPAN,
     ) -> None:
         self.method = method
         self.identity = identity
         self.deadline = deadline
         self.metadata = metadata
+        self.span = span
         self._request_id: str | None = None
 
     @property
@@ -61,7 +65,15 @@ class Call:
         """Returns the same call with a deadline at most so many seconds away."""
         limit = asyncio.get_running_loop().time() + seconds
         deadline = limit if self.deadline is None else min(limit, self.deadline)
-        child = Call(self.method, self.identity, deadline, self.metadata)
+        child = Call(self.method, self.identity, deadline, self.metadata, self.span)
+        child._request_id = self._request_id
+        return child
+
+    def under(self, span: Span) -> "Call":
+        """Returns the same call as a part of a span, for what is called within it."""
+        if span is self.span:
+            return self  # the usual case: nothing is traced
+        child = Call(self.method, self.identity, self.deadline, self.metadata, span)
         child._request_id = self._request_id
         return child
 

@@ -3,12 +3,14 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Final
 
 import grpc
 
-from sluice_kit.call import REQUEST_ID_KEY, Call
+from sluice_kit.call import REQUEST_ID_KEY, Call, current_call
 from sluice_kit.identity import IDENTITY_KEY, encode
+from sluice_kit.telemetry.spans import Headers, Span
 from sluice_kit.tls import MeshTls
 from sluice_kit.tls_channel import TlsChannel
 
@@ -114,5 +116,33 @@ def outgoing(call: Call, limit: float | None = None) -> dict[str, Any]:
     left = call.time_remaining()
     if limit is not None:
         left = limit if left is None else min(left, limit)
-    metadata = ((IDENTITY_KEY, encode(call.identity)), (REQUEST_ID_KEY, call.request_id))
+    metadata = ((IDENTITY_KEY, encode(call.identity)), (REQUEST_ID_KEY, call.request_id), *call.span.headers)
     return {"timeout": left, "metadata": metadata}
+
+
+class Calling:
+    """A call made on behalf of another, as traces show it: `with Calling(call, path) as options: stub(…, **options)`.
+
+    `options` are those of `outgoing`.
+    """
+
+    __slots__ = ("_call", "_limit", "_span")
+
+    def __init__(self, call: Call, path: str, limit: float | None = None) -> None:
+        self._call = call
+        self._limit = limit
+        self._span: Span = call.span.client(path)
+
+    def __enter__(self) -> dict[str, Any]:
+        return outgoing(self._call.under(self._span), self._limit)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._span.__exit__(kind, error, traceback)
+
+
+def trace_headers() -> Headers:
+    """Returns the trace context of the call that the running task serves, for calls that are not made by `outgoing`."""
+    call = current_call.get()
+    return () if call is None else call.span.headers

@@ -26,7 +26,7 @@ import yaml
 
 from sluice_kit.secrets import Secret
 
-SECTIONS = ("state_dir", "auth", "log", "server", "tls", "gateway", "providers", "retrieval", "workflows")
+SECTIONS = ("state_dir", "auth", "log", "server", "telemetry", "tls", "gateway", "providers", "retrieval", "workflows")
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _ENV_PREFIX = "SLUICE_"
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)

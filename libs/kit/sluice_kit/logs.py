@@ -40,7 +40,7 @@ def redact(text: str) -> str:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, the call's request id and tenant, and the extras."""
+    """One JSON object a line: time, level, logger, message, the call's request id, tenant and trace, and the extras."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -62,6 +62,8 @@ class JsonFormatter(logging.Formatter):
         if call is not None:
             fields["request_id"] = call.request_id
             fields["tenant"] = call.tenant
+            if call.span.trace_id:
+                fields["trace_id"] = call.span.trace_id
         for name, value in record.__dict__.items():
             if name not in _STANDARD and not name.startswith("_"):
                 fields[name] = MASK if _SENSITIVE_NAME.search(name) else self._clean(value)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sluice_kit import logs
+from sluice_kit import logs, telemetry
 from sluice_kit.config import ConfigDocument, ConfigError, LogConfig, ServerConfig, load
 from sluice_kit.server import BindError, Service, serve
 
@@ -57,12 +57,13 @@ def run(name: str, create: Create, arguments: argparse.ArgumentParser, argv: Seq
         document = load(options.config, options.overrides)
         logs.configure(document.section("log", LogConfig), name)
         config = document.section("server", ServerConfig)
+        told = telemetry.configure(document, name, getattr(options, "integration", ""))
         service = create(document, options)
     except ConfigError as error:
         print(f"sluice-{name}: {error}", file=sys.stderr)
         return EXIT_CONFIG
     try:
-        _run_loop(_main(service, config, options.until_stdin_closes))
+        _run_loop(_main(service, config, told, options.until_stdin_closes))
     except BindError as error:
         print(f"sluice-{name}: {error}", file=sys.stderr)
         return EXIT_BIND
@@ -84,7 +85,7 @@ def _run_loop(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-async def _main(service: Service, config: ServerConfig, until_stdin_closes: bool) -> None:
+async def _main(service: Service, config: ServerConfig, told: telemetry.Telemetry, until_stdin_closes: bool) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -99,7 +100,8 @@ async def _main(service: Service, config: ServerConfig, until_stdin_closes: bool
             stack.callback(loop.remove_signal_handler, number)
         if reload is not None and sys.platform != "win32":
             stack.callback(loop.remove_signal_handler, signal.SIGHUP)
-        await serve(service, config, stopping)
+        async with told.running():  # to the last: how the service ends is told, too
+            await serve(service, config, stopping)
 
 
 def _on_stdin(loop: asyncio.AbstractEventLoop, stopping: asyncio.Event) -> None:

@@ -30,6 +30,8 @@ from sluice_kit.errors import FieldViolation, InvalidRequestError, SluiceError, 
 from sluice_kit.ids import new_id
 from sluice_kit.peers import admit
 from sluice_kit.roles import authorize
+from sluice_kit.telemetry import current
+from sluice_kit.telemetry.base import Served
 from sluice_kit.tls import Trust
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class Dispatcher:
     def __init__(self, authenticator: Authenticator, trust: Trust | None = None) -> None:
         """`trust` is set where peers show certificates of services: then only these may call, and what `peers` allows."""
         self._authenticator = authenticator
+        self._telemetry = current()
         self._trust = trust
         self._in_flight: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -135,16 +138,22 @@ class Dispatcher:
     ) -> Callable[[Any, Any], Awaitable[Any]]:
         """Wraps a coroutine that answers with one message. `check` False leaves validation to another service."""
 
+        rpc = self._telemetry.rpc(path)
+
         async def handle(request: Any, context: Context) -> Any:
             task = self._enter()
+            served = rpc.begins(context.invocation_metadata())
             try:
-                call = self._open(path, context)
+                call = self._open(path, context, served)
                 if check:
                     validate(request)
-                return await function(request, call)
+                answer = await function(request, call)
+                served.succeeded()
+                return answer
             except Exception as error:  # noqa: BLE001  # the one seam where every exception becomes a status
-                await self._abort(path, error, context)
+                await self._abort(path, error, context, served)
             finally:
+                served.ended()
                 self._in_flight.discard(task)
 
         return handle
@@ -154,16 +163,21 @@ class Dispatcher:
     ) -> Callable[[Any, Any], Awaitable[None]]:
         """Wraps a coroutine that sends a stream of messages. `check` False leaves validation to another service."""
 
+        rpc = self._telemetry.rpc(path)
+
         async def handle(request: Any, context: Context) -> None:
             task = self._enter()
+            served = rpc.begins(context.invocation_metadata())
             try:
-                call = self._open(path, context)
+                call = self._open(path, context, served)
                 if check:
                     validate(request)
                 await function(request, call, context.write)
+                served.succeeded()
             except Exception as error:  # noqa: BLE001  # the one seam where every exception becomes a status
-                await self._abort(path, error, context)
+                await self._abort(path, error, context, served)
             finally:
+                served.ended()
                 self._in_flight.discard(task)
 
         return handle
@@ -174,7 +188,7 @@ class Dispatcher:
         self._in_flight.add(task)
         return task
 
-    def _open(self, path: str, context: Context) -> Call:
+    def _open(self, path: str, context: Context, served: Served) -> Call:
         if self._draining:
             raise make_error(
                 ErrorReason.ERROR_REASON_DRAINING, "the service is shutting down", retry_after=_DRAIN_RETRY_SECONDS
@@ -185,11 +199,11 @@ class Dispatcher:
         authorize(identity, path)
         left = context.time_remaining()
         deadline = asyncio.get_running_loop().time() + left if left is not None else None
-        call = Call(path, identity, deadline, metadata)
+        call = Call(path, identity, deadline, metadata, served.span)
         current_call.set(call)
         return call
 
-    async def _abort(self, path: str, error: Exception, context: Context) -> None:
+    async def _abort(self, path: str, error: Exception, context: Context, served: Served) -> None:
         if context.done():
             # The peer is gone (a dead one does not always end a handler by CancelledError), so nobody can be told.
             log.debug("call ended by its peer", extra={"method": path})
@@ -204,6 +218,7 @@ class Dispatcher:
             error_id = new_id()[:12]
             failure = errors.internal_error(error_id)
             log.error("unexpected exception", extra={"method": path, "error_id": error_id}, exc_info=error)
+        served.failed(failure.code.name, failure.reason_name)
         status = errors.to_status(failure)
         trailers = ((errors.STATUS_DETAILS_KEY, status.SerializeToString()),)
         await context.abort(failure.code, status.message, trailers)

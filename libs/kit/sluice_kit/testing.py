@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from sluice_kit import config as configs
+from sluice_kit import telemetry
 from sluice_kit.main import SERVICES_GROUP
 from sluice_kit.server import Server, Service, shut_down, start
 
@@ -84,6 +85,10 @@ async def mesh(
             }
             gateway.setdefault("retrieval", {"address": values["retrieval"]["listen"]})
         document = document_of(values, folder)
+        if "telemetry" in values:
+            # One for all of them, because they share a process. Its name is no service's, so it has every metric.
+            stack.callback(telemetry.switch, telemetry.current())
+            await stack.enter_async_context(telemetry.configure(document, "mesh").running())
         services: dict[str, Service] = {}
         servers: dict[str, Server] = {}
         for name in providers:

@@ -16,7 +16,7 @@ from sluice.retrieval.v1 import corpus_service_pb2, search_service_pb2
 from sluice.task.v1 import task_service_pb2 as task_pb
 from sluice_gateway.services.paging import decode_token, encode_token
 from sluice_kit.call import Call
-from sluice_kit.channels import outgoing
+from sluice_kit.channels import Calling
 from sluice_kit.errors import NotFoundError, SluiceError, from_rpc_error, make_error
 from sluice_kit.pump import ByteQueue, Pump
 from sluice_kit.rpc import Dispatcher, SendMessage, handlers_by_path, invalid_field
@@ -47,26 +47,27 @@ class Peers:
     async def unary(self, service: str, path: str, request: bytes, call: Call) -> bytes:
         """Passes a call on. Raises what the service says, or SERVICE_UNREACHABLE."""
         method: Any = self._channel(service).unary_unary(path)
-        try:
-            answer: bytes = await method(request, **outgoing(call))
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, service) from None
+        with Calling(call, path) as options:
+            try:
+                answer: bytes = await method(request, **options)
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error, service) from None
         return answer
 
     async def stream(self, service: str, path: str, request: bytes, call: Call, send: SendMessage) -> None:
         """Passes a stream on, bounded, until it or the caller ends. Raises as `unary` does."""
         method: Any = self._channel(service).unary_stream(path)
-        upstream = method(request, **outgoing(call))
         queue = ByteQueue(_QUEUE_BYTES)
-        try:
-            async with Pump[bytes](upstream, queue.put) as pump:
-                pump.on_end(queue.close)
-                while messages := await queue.take():
-                    for message in messages:
-                        await send(message)
-                await pump.wait()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, service) from None
+        with Calling(call, path) as options:
+            try:
+                async with Pump[bytes](method(request, **options), queue.put) as pump:
+                    pump.on_end(queue.close)
+                    while messages := await queue.take():
+                        for message in messages:
+                            await send(message)
+                    await pump.wait()
+            except grpc.aio.AioRpcError as error:
+                raise from_rpc_error(error, service) from None
 
     def _channel(self, service: str) -> grpc.aio.Channel:
         channel = self._channels.get(service)

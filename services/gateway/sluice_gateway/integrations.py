@@ -13,7 +13,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_gateway.config import IntegrationConfig
 from sluice_kit.call import Call
-from sluice_kit.channels import ChannelPool, outgoing
+from sluice_kit.channels import Calling, ChannelPool
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import from_rpc_error, make_error
 from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send, SendStep
@@ -68,7 +68,8 @@ class RemoteGenerator:
             if room is not None:
                 await room
             return
-        await self._stream(self._generate(request, **outgoing(call)), send)
+        with Calling(call, _path(request)) as options:
+            await self._stream(self._generate(request, **options), send)
 
     async def embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         answer: pb.EmbedResponse = await self._unary(self._embed, request, call)
@@ -91,7 +92,8 @@ class RemoteGenerator:
         return answer
 
     async def sign_in(self, request: pb.SignInRequest, call: Call, send: SendStep) -> None:
-        await self._stream(self._sign_in(request, **outgoing(call)), send)
+        with Calling(call, _path(request)) as options:
+            await self._stream(self._sign_in(request, **options), send)
 
     async def _stream(self, stream: Any, send: Callable[[Any], Awaitable[None] | None]) -> None:
         try:
@@ -102,7 +104,8 @@ class RemoteGenerator:
 
     async def _unary(self, method: Any, request: Any, call: Call) -> Any:
         try:
-            return await method(request, **outgoing(call))
+            with Calling(call, _path(request)) as options:
+                return await method(request, **options)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, self._integration) from None
 
@@ -225,6 +228,11 @@ class Integrations:
         generators: list[Generator] = [integration.generator for integration in self]
         generators += [generator for generator, _ in retiring]
         await asyncio.gather(*(generator.close() for generator in generators))
+
+
+def _path(request: Any) -> str:
+    # The contract names every request after its method.
+    return f"{_SERVICE}{type(request).__name__.removesuffix('Request')}"
 
 
 def _colocated(document: ConfigDocument, integration: str) -> Generator:

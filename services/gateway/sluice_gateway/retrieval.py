@@ -13,7 +13,7 @@ from sluice.retrieval.v1 import search_service_pb2 as search_pb
 from sluice.retrieval.v1.corpus_pb2 import Corpus
 from sluice.task.v1 import task_service_pb2 as task_pb
 from sluice_kit.call import Call
-from sluice_kit.channels import outgoing
+from sluice_kit.channels import Calling, outgoing
 from sluice_kit.errors import SluiceError, from_rpc_error, make_error
 
 _SEARCH: Final = "/sluice.retrieval.v1.SearchService/"
@@ -105,10 +105,11 @@ class Retrieval:
         method = self._methods.get(path)
         if method is None:
             raise _absent()
-        try:
-            return await method(request, **outgoing(call, seconds))
-        except grpc.aio.AioRpcError as error:
-            raise _failure(error) from None
+        with Calling(call, path, seconds) as options:
+            try:
+                return await method(request, **options)
+            except grpc.aio.AioRpcError as error:
+                raise _failure(error) from None
 
 
 def _absent() -> SluiceError:

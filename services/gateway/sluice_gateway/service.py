@@ -17,6 +17,7 @@ from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.conversations.conversations import Conversations
 from sluice_gateway.conversations.sweeper import Sweeper
+from sluice_gateway.gauges import watch_gauges
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.calls import Admission, CallMeans
@@ -144,6 +145,7 @@ class Gateway:
             integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
             IntegrationService(self._integrations, health, self.monitor, self.catalog, self._registration),
         )
+        watch_gauges(config, self.responses, self.calls, self.pipeline.standings, self._integrations, self._ledger)
         forward.register(server, forward.Peers({forward.RETRIEVAL: peer} if peer is not None else {}))
 
     async def start(self) -> None:

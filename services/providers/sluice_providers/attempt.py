@@ -13,7 +13,9 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError, make_error
 from sluice_kit.ports import Send
+from sluice_kit.telemetry.spans import NO_SPAN, Span
 from sluice_providers import tokens
+from sluice_providers.tracing import tell_usage
 
 _CONTENT: Final = frozenset({"text_delta", "reasoning_delta", "tool_call_delta", "citation_delta"})
 _ALLOWED: Final = _CONTENT | {"started", "usage_update", "completed", "notice"}
@@ -43,6 +45,9 @@ class Attempt:
         self._idle = idle
         self._deadline = deadline
         self._queued = queued
+        self.span: Span = NO_SPAN
+        """What traces show of it."""
+        self._model = ""
         self._loop = asyncio.get_running_loop()
         self._begun = self._last = self._loop.time()
         self._sending = False  # the receiver holds us up: not the vendor's silence
@@ -105,6 +110,7 @@ class Attempt:
             if self._started:
                 raise self._broken("the stream started twice")
             self._started = True
+            self._model = event.started.model
             return False
         if not self._started:
             raise self._broken("an event before the start of the stream")
@@ -121,6 +127,7 @@ class Attempt:
             if not event.completed.usage.source:
                 usage = self._usage or tokens.estimate_usage(self._request, self._bytes)
                 event.completed.usage.CopyFrom(usage)
+            tell_usage(self.span, event.completed.usage, self._model)
             return not self._content
         return False
 

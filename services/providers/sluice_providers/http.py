@@ -24,6 +24,7 @@ from sluice_kit.errors import Reason, SluiceError, make_error
 from sluice_kit.secrets import Secret
 from sluice_providers import base
 from sluice_providers.failures import protocol_error, vendor_failure
+from sluice_providers.tracing import vendor_headers
 
 _MAX_ERROR_BYTES: Final = 64 * 1024
 _ERROR_SECONDS: Final = 5.0
@@ -211,7 +212,7 @@ class Upstream:
             path if path.startswith(("http://", "https://")) else self.base_url + path,
             # A large one goes out in pieces, so that other attempts have their turn in between.
             data=io.BytesIO(body) if body is not None and len(body) > _LARGE_BODY else body,
-            headers=headers,
+            headers={**headers, **told} if (told := vendor_headers.get()) else headers,
             allow_redirects=False,
             proxy=proxy.reveal() if proxy else None,
         )

@@ -28,6 +28,7 @@ from sluice_providers import options
 from sluice_providers.attempt import Attempt
 from sluice_providers.base import Adapter, Settings
 from sluice_providers.failures import from_exception
+from sluice_providers.tracing import asking, tell_usage
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -93,12 +94,16 @@ class Servicer:
             deadline=call.deadline,
             queued=not request.whole and self.adapter.queues(request),
         )
-        await self._guarded(attempt.run(self.adapter.generate(request, attempt)))
+        with asking(call, "chat", request.target.model, self.integration, self.adapter_name) as span:
+            attempt.span = span
+            await self._guarded(attempt.run(self.adapter.generate(request, attempt)))
 
     async def embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
         """Turns texts into vectors; see Generator."""
         self._require_settings()
-        response = await self._within(self.adapter.embed(request), call)
+        with asking(call, "embeddings", request.target.model, self.integration, self.adapter_name) as span:
+            response = await self._within(self.adapter.embed(request), call)
+            tell_usage(span, response.usage, response.model)
         if len(response.embeddings) != len(request.texts):
             raise self.adapter.error(
                 ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
@@ -109,7 +114,8 @@ class Servicer:
     async def rerank(self, request: pb.RerankRequest, call: Call) -> pb.RerankResponse:
         """Orders texts; see Generator."""
         self._require_settings()
-        response = await self._within(self.adapter.rerank(request), call)
+        with asking(call, "rerank", request.target.model, self.integration, self.adapter_name):
+            response = await self._within(self.adapter.rerank(request), call)
         indexes = [result.index for result in response.results]
         if len(set(indexes)) != len(indexes) or not all(0 <= index < len(request.texts) for index in indexes):
             raise self.adapter.error(

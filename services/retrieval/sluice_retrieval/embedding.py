@@ -12,7 +12,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import embedding_service_pb2 as pb
 from sluice.gateway.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from sluice.provider.v1.provider_service_pb2 import EmbedTask
-from sluice_kit.channels import open_channel
+from sluice_kit.channels import open_channel, trace_headers
 from sluice_kit.errors import ConfigurationError, from_rpc_error, make_error
 from sluice_kit.identity import IDENTITY_KEY, encode
 from sluice_kit.peers import GATEWAY
@@ -82,7 +82,7 @@ class EmbeddingClient:
         request = pb.RerankRequest(model=model, query=query, texts=texts)
         try:
             response: pb.RerankResponse = await self._stub().Rerank(
-                request, timeout=limit, metadata=((IDENTITY_KEY, encode(identity)),)
+                request, timeout=limit, metadata=((IDENTITY_KEY, encode(identity)), *trace_headers())
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "gateway") from None
@@ -102,7 +102,7 @@ class EmbeddingClient:
         )
         try:
             response: pb.EmbedResponse = await self._stub().Embed(
-                request, timeout=limit, metadata=((IDENTITY_KEY, encode(identity)),)
+                request, timeout=limit, metadata=((IDENTITY_KEY, encode(identity)), *trace_headers())
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, "gateway") from None

@@ -14,6 +14,7 @@ from sluice_kit.call import Call
 from sluice_kit.errors import Reason, SluiceError, make_error
 from sluice_kit.ids import new_uuid
 from sluice_kit.ports import Generator
+from sluice_kit.telemetry.spans import NO_SPAN, Span
 
 if TYPE_CHECKING:
     Outcome: TypeAlias = AttemptOutcome.ValueType
@@ -44,6 +45,7 @@ class AttemptRecord:
         "outcome",
         "output_bytes",
         "probe",
+        "span",
         "started",
         "target",
         "ttft",
@@ -58,6 +60,8 @@ class AttemptRecord:
         self.target = target
         self.probe = probe
         """Whether it is the one that shows if its target is back."""
+        self.span: Span = NO_SPAN
+        """What traces show of it."""
         self.outcome: Outcome = _RUNNING
         self.error_reason: Reason = _NO_REASON
         self.usage = Usage()

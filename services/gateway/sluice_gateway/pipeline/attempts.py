@@ -35,6 +35,7 @@ from sluice_gateway.pipeline.request import generate_request
 from sluice_gateway.pipeline.retry import FALL_BACK_ON, LEAST_SECONDS, wait_before_retry
 from sluice_gateway.pipeline.settle import Prices, settle_attempt
 from sluice_gateway.pipeline.standing import Standings
+from sluice_gateway.pipeline.telling import attempt_span, tell_attempt, tell_route_change
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.responses.response import Response
 from sluice_kit.errors import DeadlineError, Reason, SluiceError
@@ -225,6 +226,7 @@ class Attempts:
         self.records.append(record)
         if self._given_up is not None:
             self._response.emit(_route_changed(record, *self._given_up))
+            tell_route_change(self._job.call.span, record, *self._given_up)
             self._given_up = None
         return record
 
@@ -243,6 +245,7 @@ class Attempts:
         if self._discard_from is not None:
             restarted = Restarted(attempt_id=record.id, discard_from=self._discard_from)
             relay.preamble = (Event(restarted=restarted),)
+            self._job.call.span.event("Restarted", {"sluice.attempt": record.number})
         if record.probe:
             relay.gate = lambda: self._means.standings.spoke(record.target)
         return relay
@@ -255,6 +258,7 @@ class Attempts:
 
     async def _attempt(self, relay: Relay) -> None:
         means, job, record = self._means, self._job, relay.record
+        record.span = attempt_span(job.call.span, self._response.operation, record)
         request = self._request(record)
         if job.talk is not None:
             job.talk.tell(request)
@@ -262,12 +266,13 @@ class Attempts:
             continue_from(self._partial, request, tokens_left(request.parameters, self.records[:-1]))
         try:
             generator = self._generator(record)
-            await run_attempt(generator, request, job.call, job.plan.limits, relay)
+            await run_attempt(generator, request, job.call.under(record.span), job.plan.limits, relay)
         finally:
             final = relay.completed.usage if relay.completed is not None else None
             settle_attempt(record, final, request, means.prices)
             means.ledger.attempt_ended(record)
             means.standings.ended(record)
+            tell_attempt(self._response.operation, record)
 
     def _generator(self, record: AttemptRecord) -> Generator:
         try:

@@ -22,6 +22,7 @@ from sluice_gateway.pipeline.plan import Plan
 from sluice_gateway.pipeline.retry import FALL_BACK_ON, LEAST_SECONDS, wait_before_retry
 from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.pipeline.standing import Standings
+from sluice_gateway.pipeline.telling import attempt_span, tell_attempt
 from sluice_gateway.records.ledger import Ledger, labels_text
 from sluice_kit.call import Call
 from sluice_kit.errors import DeadlineError, LimitError, SluiceError
@@ -129,12 +130,13 @@ class PaidCall:
         self.records.append(record)
         if record.number == 1:
             means.standings.retries(target).earn()
+        record.span = attempt_span(self._call.span, self.operation, record)
         usage = Usage()
         try:
             integration = means.integrations.get(target.provider)
             await means.ledger.attempt_started(self, record)
             record.started = loop.time()
-            answer = await ask(integration, target, self._call)
+            answer = await ask(integration, target, self._call.under(record.span))
             usage = usage_of(answer)
             record.outcome = _COMPLETED
         except SluiceError as error:
@@ -151,6 +153,7 @@ class PaidCall:
             if record.key:
                 means.ledger.attempt_ended(record)
             means.standings.ended(record)
+            tell_attempt(self.operation, record)
         return answer
 
     def _settle(self, record: AttemptRecord, usage: Usage, characters: int) -> None:

@@ -11,6 +11,7 @@ from sluice.provider.v1.provider_service_pb2 import GenerateResponse
 from sluice_gateway.pipeline.citations import CitationCollector
 from sluice_gateway.responses.response import Response
 from sluice_kit.errors import SluiceError, make_error
+from sluice_kit.telemetry import current
 
 if TYPE_CHECKING:
     from sluice_gateway.pipeline.attempt import AttemptRecord
@@ -28,6 +29,7 @@ class Relay:
     __slots__ = (
         "_held",
         "_loop",
+        "_meter",
         "_response",
         "_started",
         "collector",
@@ -48,6 +50,7 @@ class Relay:
         self._held: list[Event] = []
         self._started = False
         self._loop = asyncio.get_running_loop()
+        self._meter = current().stream()
         self.record = record
         self.collector = collector
         """What the answer cites; None where it was given nothing to cite."""
@@ -115,6 +118,8 @@ class Relay:
                 raise self._violation("sent events before it started")
         if content and record.ttft is None:
             record.ttft = self.last_batch - record.started
+        if content and self._meter is not None:
+            self._meter.batch(self.last_batch, len(events))
         if self.committed:
             if not drop:
                 # The usual case: the whole batch goes on, written once for the log and every watcher.
@@ -132,6 +137,8 @@ class Relay:
             self._held.clear()
             return None
         self.committed = True
+        self._response.speaks()
+        record.span.event("first content")
         self.first_sequence = self._response.sequence + 1
         held, self._held = [*self.preamble, *self._held], []
         return self._pass_on(held)

@@ -33,6 +33,7 @@ from sluice_gateway.retrieval import Retrieval
 from sluice_kit.call import Call
 from sluice_kit.errors import DeadlineError, SluiceError, UnavailableError, internal_error, make_error
 from sluice_kit.ids import new_id
+from sluice_kit.telemetry import current
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +148,9 @@ class Pipeline:
             await job.talk.begin()
         passages: list[Passage] = []
         if grounded:
-            passages = await self._grounder.find(spec, job.call, response.emit)
+            with job.call.span.child("ground") as span:
+                passages = await self._grounder.find(spec, job.call.under(span), response.emit)
+                span.set({"sluice.passages": len(passages)})
         entry = None if cached is None else cached.find(template, passages)
         if entry is not None:
             return await self._from_cache(response, job, entry)
@@ -169,6 +172,7 @@ class Pipeline:
     async def _from_cache(self, response: Response, job: Job, entry: Entry) -> list[Event]:
         """Sends a kept answer and returns its last events. What it cites is checked as if it were new."""
         self._ledger.answered_from_cache(response, AttemptRecord(1, entry.target))
+        current().answered_from_cache()
         if response.append(entry.count, entry.body):
             await response.room()
         citations = [] if entry.collector is None else await entry.collector.check(self._retrieval, job.call)

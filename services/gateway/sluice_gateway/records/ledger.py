@@ -126,6 +126,11 @@ class Ledger:
         self.registered = Registered(self._writer)
         """The integrations that were registered at run time."""
 
+    @property
+    def queued(self) -> int:
+        """How many rows wait to be written."""
+        return self._writer.queued
+
     async def recover(self) -> None:
         """Ends what a crash left open: responses as RESPONSE_LOST, attempts with what they are known to have used."""
         self._writer.run(_recover)

@@ -75,6 +75,12 @@ class Writer:
         self._checkpointer = engine.connect()
         self._checkpoint: asyncio.Task[None] = self._loop.create_task(self._checkpoints())
 
+    @property
+    def queued(self) -> int:
+        """How many rows wait to be written."""
+        groups = (*self._urgent.values(), *self._later.values())
+        return sum(map(len, groups)) + sum(1 + len(claim.more) for claim in self._claims)
+
     def write(self, *rows: tuple[Statement, Row]) -> asyncio.Future[None]:
         """Queues rows; the future is done when they are committed, and fails with STORE_UNAVAILABLE if they cannot be."""
         done: asyncio.Future[None] = self._loop.create_future()

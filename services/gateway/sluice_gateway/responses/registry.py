@@ -22,6 +22,7 @@ from sluice_gateway.responses.watch import announce_shutdown, tend
 from sluice_kit.call import Call
 from sluice_kit.errors import LimitError, NotFoundError, SluiceError, make_error, reason_name
 from sluice_kit.ids import new_id
+from sluice_kit.telemetry import current
 
 _OVERHEAD_BYTES: Final = 4096
 """What an ended response costs beside its log."""
@@ -54,6 +55,7 @@ class Responses:
         self._bytes = 0
         self._tick: asyncio.TimerHandle | None = None
         self._store: RedisStore | None = None
+        self._telemetry = current()
 
     def share(self, store: RedisStore) -> None:
         """Keeps the logs where other gateways find them, instead of in this process alone. Before `start`."""
@@ -70,6 +72,13 @@ class Responses:
     def kept_bytes(self) -> int:
         """Bytes held by logs and ended responses."""
         return self._bytes
+
+    def backlogs(self) -> tuple[int, int, int]:
+        """Returns how many calls read what is being made, and in bytes how far the last of them and the store are behind."""
+        live = self._live()
+        behind = [response.log.written - watcher.position for response in live for watcher in response.watchers]
+        stored = sum(response.writer.backlog for response in live if response.writer is not None)
+        return len(behind), max(0, *behind) if behind else 0, stored
 
     def start(self) -> None:
         """Begins to look after watchers and retention."""
@@ -122,9 +131,11 @@ class Responses:
                     raise make_error(
                         ErrorReason.ERROR_REASON_REQUEST_ID_REUSED, "this request_id was used for another request"
                     )
+                call.span.link(earlier.span)
                 return earlier
         self._admit(call.tenant)
-        plan = self._planner.plan(spec.model, spec.fallbacks)
+        with call.span.child("plan"):
+            plan = self._planner.plan(spec.model, spec.fallbacks)
         talk = self._conversations.enter(call.tenant, spec) if spec.conversation else None
         key_of_row = self._ledger.new_key()
         response = Response(
@@ -140,6 +151,7 @@ class Responses:
             on_end=self._on_end,
         )
         response.fingerprint = fingerprint
+        response.span = call.span.child("response", {"sluice.response": response.name, "sluice.model": spec.model})
         if talk is not None:
             talk.response = response
             response.conversation = spec.conversation
@@ -150,7 +162,8 @@ class Responses:
         self._running[call.tenant] += 1
         self._total_running += 1
         duration = self._duration(spec, response, call, plan.limits.total_seconds)
-        own = Call(call.method, call.identity, asyncio.get_running_loop().time() + duration, call.metadata)
+        ends = asyncio.get_running_loop().time() + duration
+        own = Call(call.method, call.identity, ends, call.metadata, response.span)
         job = Job(method, request_id, spec, plan, own, whole=method == "Chat", talk=talk)
         work = self._run(response, job) if self._store is None else self._make(self._store, response, job)
         task = asyncio.get_running_loop().create_task(work)
@@ -269,6 +282,7 @@ class Responses:
         if not self._running[response.tenant]:
             del self._running[response.tenant]
         self._total_running -= 1
+        self._tell_end(response)
         self._bytes += _OVERHEAD_BYTES
         self._ended[response.id] = response
         if response.overruled and response.task is not None and response.task.done():
@@ -280,6 +294,15 @@ class Responses:
             self._forget(response)
         elif self._bytes > self._config.log.total_bytes:
             self._make_room()
+
+    def _tell_end(self, response: Response) -> None:
+        error = response.error
+        reason = error.reason_name if error is not None else ""
+        if not isinstance(error, ElsewhereError):
+            self._telemetry.response_ended(response.state.value, reason, response.age())
+        if reason:
+            response.span.failed(reason)
+        response.span.end()
 
     def _make_room(self) -> None:
         for response in [*self._condensed.values(), *self._ended.values()]:
@@ -310,7 +333,8 @@ class Responses:
         """Tells every watcher that the gateway will go away."""
         announce_shutdown(chain(self._live(), self._mirrors()), grace)
 
-    def _live(self) -> Iterable[Response]:
+    def _live(self) -> list[Response]:
+        """Returns those that have not ended."""
         return [response for response in self._by_id.values() if not response.ended]
 
     def _mirrors(self) -> Iterable[Response]:

@@ -18,6 +18,8 @@ from sluice_gateway.responses.log import Batch, ResponseLog, pack, unpack
 from sluice_gateway.responses.store import Ended, Writer
 from sluice_kit.errors import CancelledByOwnerError, SluiceError
 from sluice_kit.fold import Fold
+from sluice_kit.telemetry import current
+from sluice_kit.telemetry.spans import NO_SPAN, Span
 
 
 class State(enum.Enum):
@@ -76,6 +78,8 @@ class Response:
         "overruled",
         "remote",
         "row_key",
+        "span",
+        "spoke",
         "state",
         "task",
         "watchers",
@@ -121,6 +125,10 @@ class Response:
         self.grace = grace
         self.background = background
         self.accept_time_ns = time.time_ns()
+        self.span: Span = NO_SPAN
+        """What traces show of it."""
+        self.spoke = False
+        """Whether it has shown content."""
         self.end_time = 0.0
         self.task: asyncio.Task[Any] | None = None
         self.cancelling: SluiceError | None = None
@@ -147,6 +155,16 @@ class Response:
     def tenant(self) -> str:
         """The tenant that owns it."""
         return self.identity.tenant
+
+    def age(self) -> float:
+        """Returns the seconds since it was accepted."""
+        return max(0.0, (time.time_ns() - self.accept_time_ns) * 1e-9)
+
+    def speaks(self) -> None:
+        """Is told with the first content of each attempt that shows some."""
+        if not self.spoke:
+            self.spoke = True
+            current().first_content(self.age())
 
     def emit(self, *events: Event) -> bool:
         """Numbers events and hands them to every watcher; see `append`."""

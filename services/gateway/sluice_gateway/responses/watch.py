@@ -10,6 +10,7 @@ from sluice_gateway.config import WatcherLimits
 from sluice_gateway.responses.response import Response, State, Watcher
 from sluice_kit.errors import InternalError, make_error
 from sluice_kit.rpc import SendMessage, invalid_field
+from sluice_kit.telemetry import current
 
 HEARTBEAT = StreamChatResponse().SerializeToString()
 
@@ -53,6 +54,7 @@ async def watch(response: Response, after: int, send: SendMessage) -> None:
     except TimeoutError:
         if not scope.expired():
             raise
+        current().watcher_stalled()
         raise make_error(
             ErrorReason.ERROR_REASON_WATCHER_STALLED,
             "the client took nothing for too long; resume the response to read on",

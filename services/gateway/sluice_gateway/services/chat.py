@@ -51,7 +51,9 @@ class ChatService:
             return await _fold(await self._responses.find(elsewhere.metadata["resource"], call.tenant))
 
     async def ResumeChat(self, request: pb.ResumeChatRequest, call: Call, send: SendMessage) -> None:
-        await watch(await self._responses.find(request.response, call.tenant), request.after_sequence, send)
+        response = await self._responses.find(request.response, call.tenant)
+        call.span.link(response.span)
+        await watch(response, request.after_sequence, send)
 
     async def CancelChat(self, request: pb.CancelChatRequest, call: Call) -> pb.CancelChatResponse:
         response = await self._responses.find(request.response, call.tenant)

@@ -19,6 +19,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1 import corpus_service_pb2 as pb
 from sluice.retrieval.v1.corpus_pb2 import Corpus
 from sluice_kit.errors import NotFoundError, make_error
+from sluice_kit.telemetry import current
 from sluice_retrieval.blobs import tenant_folder
 from sluice_retrieval.children.process import Child, ChildDied
 from sluice_retrieval.chunking.spans import ChunkSizes
@@ -240,7 +241,9 @@ class Indexer:
             session.flush()
             return rows.to_proto(session, corpus)
 
-        return await self._database.write(publish)
+        published = await self._database.write(publish)
+        current().indexed(totals.chunks)
+        return published
 
     async def _abandon(self, generation: Generation) -> None:
         """Removes a generation that nobody saw."""

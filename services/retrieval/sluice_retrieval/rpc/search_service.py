@@ -1,7 +1,10 @@
 """SearchService."""
 
+import time
+
 from sluice.retrieval.v1 import search_service_pb2 as pb
 from sluice_kit.call import Call
+from sluice_kit.telemetry import current
 from sluice_retrieval.rpc.corpus_service import path_filter
 from sluice_retrieval.search.searcher import Searcher
 from sluice_retrieval.search.verifier import Verifier
@@ -15,8 +18,11 @@ class SearchService:
         self._verifier = verifier
 
     async def Search(self, request: pb.SearchRequest, call: Call) -> pb.SearchResponse:
-        filters = path_filter(request.filters)
-        return pb.SearchResponse(passages=await self._searcher.search(request, filters, call))
+        began = time.perf_counter()
+        passages = await self._searcher.search(request, path_filter(request.filters), call)
+        mode = pb.SearchMode.Name(request.mode).removeprefix("SEARCH_MODE_").lower() if request.mode else "any"
+        current().searched(mode, time.perf_counter() - began, len(passages))
+        return pb.SearchResponse(passages=passages)
 
     async def VerifySpans(self, request: pb.VerifySpansRequest, call: Call) -> pb.VerifySpansResponse:
         return pb.VerifySpansResponse(states=await self._verifier.verify(call.tenant, request.spans))

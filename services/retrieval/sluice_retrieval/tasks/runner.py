@@ -21,6 +21,7 @@ from sluice.auth.v1.identity_pb2 import Identity
 from sluice.task.v1 import task_service_pb2 as pb
 from sluice_kit import errors
 from sluice_kit.errors import SluiceError
+from sluice_kit.telemetry import current, table
 from sluice_retrieval.names import now, timestamp
 from sluice_retrieval.records import tasks as rows
 from sluice_retrieval.records.database import Database
@@ -110,6 +111,10 @@ class TaskHandle:
         if error is not None:
             task.error.CopyFrom(errors.to_status(error))
         await self._runner.record(self.name, task)
+        end = task.end_time.ToNanoseconds()
+        took = (end - (task.start_time.ToNanoseconds() or end)) / 1e9
+        ended = _State.Name(state).removeprefix("TASK_STATE_").lower()
+        current().task_ended(task.kind, ended, error.reason_name if error is not None else "", took)
 
 
 Work = Callable[[TaskHandle], Awaitable[Message]]
@@ -131,6 +136,7 @@ class TaskRunner:
         self._working: set[str] = set()
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._stopping = False
+        current().watch(table.TASKS_RUNNING, lambda: len(self._running))
         self._following: asyncio.Task[None] | None = None
 
     @property

@@ -1,0 +1,209 @@
+"""Traces and metrics of a whole mesh: one tree from the client to the vendor, every metric served, and no word of people."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import tempfile
+import urllib.request
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from sluice.gateway.v1.chat_service_pb2 import MidstreamPolicy
+from sluice.retrieval.v1.corpus_pb2 import LocalSource, Source
+from sluice_client import SluiceClient, question, tracing
+from sluice_kit import telemetry
+from sluice_kit.errors import SluiceError
+from sluice_kit.logs import JsonFormatter
+from sluice_kit.telemetry import table
+from sluice_kit.telemetry.recording import Recording
+from sluice_kit.testing import mesh
+
+from .collector import Traces, collecting, values
+
+SECRET: Final = "xyzzy-plugh-4711"
+"""Stands in every prompt, answer, key and file of these tests, and nowhere else."""
+CHAT: Final = "sluice.gateway.v1.ChatService"
+FAILING: Final = "scripted/text?tokens=9&fault=UPSTREAM_OVERLOADED@4"
+GIVEN: Final = "0af7651916cd43dd8448eb211c80319c"
+
+
+class Seen(NamedTuple):
+    """What a mesh told while it was used."""
+
+    traces: Traces
+    metrics: str
+    root: trace.SpanContext
+    logs: list[str]
+
+
+class _Lines(logging.Handler):
+    """Keeps what is logged, as it would be written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+        self.setFormatter(JsonFormatter("mesh"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+async def scrape(address: str) -> str:
+    """Asks for the metrics, as Prometheus does."""
+
+    def get() -> str:
+        with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+            body: bytes = answer.read()
+            return body.decode()
+
+    return await asyncio.to_thread(get)
+
+
+async def _use(client: SluiceClient, folder: Path) -> trace.SpanContext:
+    """Uses a mesh in every way that is told of. Returns the span of the client that asked the grounded question."""
+    await client.create_corpus("works")
+    task = await client.index_corpus("works", Source(local=LocalSource(path=str(folder))))
+    await client.watch_task(task.name).result()
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("caller")
+    with tracer.start_as_current_span("a caller") as span:
+        stream = client.stream_chat(question(f"Where is {SECRET}?", model="scripted/cite", corpora=["works"]))
+        async for event in stream:
+            if event.event.HasField("accepted"):
+                response = event.event.accepted.response
+    async for _ in client.resume_chat(response):
+        pass
+    # Another target makes up for one that breaks off, and one that fails before it says anything.
+    spec = question(f"Say {SECRET}", model=FAILING)
+    spec.midstream_policy = MidstreamPolicy.MIDSTREAM_POLICY_RESTART
+    spec.fallbacks.append("scripted/echo")
+    token = tracing.traceparent.set(f"00-{GIVEN}-b7ad6b7169203331-01")
+    await client.stream_chat(spec).fold()
+    tracing.traceparent.reset(token)
+    with pytest.raises(SluiceError):
+        await client.chat(question(f"Fail with {SECRET}", model="scripted/text?fault=UPSTREAM_AUTHENTICATION"))
+    await client.embed("scripted/embed", [SECRET])
+    return span.get_span_context()
+
+
+@pytest.fixture(scope="module")
+def seen() -> Seen:
+    async def run() -> Seen:
+        lines = _Lines()
+        logging.getLogger("sluice_gateway").addHandler(lines)
+        logging.getLogger("sluice_kit").addHandler(lines)
+        logging.getLogger("sluice_kit").setLevel(logging.INFO)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "notes.md").write_text(f"# Notes\n\nThe {SECRET} lies under the bridge.\n")
+                settings: dict[str, Any] = {
+                    "providers": {"scripted": {"adapter": "scripted"}},
+                    "gateway": {"prices": {"scripted/cite": {"input": 3.0, "output": 15.0}}},
+                    "retrieval": {
+                        "allowed_roots": [folder],
+                        "embedder": {"model": "scripted/embed", "dimensions": 256},
+                    },
+                }
+                async with collecting() as traces:
+                    settings["telemetry"] = {"metrics": "127.0.0.1:0", "otlp": traces.address}
+                    async with mesh(settings, retrieval=True) as running:
+                        recording = telemetry.current()
+                        assert isinstance(recording, Recording)
+                        assert recording.address is not None
+                        async with SluiceClient(running.address) as client:
+                            root = await _use(client, Path(folder))
+                        await traces.until("chat cite", "chat echo", "embeddings embed")
+                        metrics = await scrape(recording.address)
+                return Seen(traces, metrics, root, lines.lines)
+        finally:
+            logging.getLogger("sluice_gateway").removeHandler(lines)
+            logging.getLogger("sluice_kit").removeHandler(lines)
+            logging.getLogger("sluice_kit").setLevel(logging.NOTSET)
+
+    return asyncio.run(run())
+
+
+def test_one_question_is_one_tree_from_the_client_to_the_vendor_and_to_the_search(seen: Seen) -> None:
+    traces = seen.traces
+    own = [span for span in traces.spans if span.trace_id == seen.root.trace_id.to_bytes(16, "big")]
+    (served,) = [span for span in own if span.parent_span_id == seen.root.span_id.to_bytes(8, "big")]
+    assert served.name == f"/{CHAT}/StreamChat"
+    ids = {span.span_id for span in own}
+    assert all(span.parent_span_id in ids for span in own if span is not served)  # nothing hangs in the air
+    (vendor,) = [span for span in own if span.name == "chat cite"]
+    generate = "/sluice.provider.v1.ProviderService/Generate"
+    asked = [f"/{CHAT}/StreamChat", "response", "attempt 1", generate, generate, "chat cite"]
+    assert traces.path(vendor) == asked
+    search = "/sluice.retrieval.v1.SearchService/Search"
+    found = [traces.path(span) for span in own if span.name == "embeddings embed"]
+    embed, provider = "/sluice.gateway.v1.EmbeddingService/Embed", "/sluice.provider.v1.ProviderService/Embed"
+    above = [f"/{CHAT}/StreamChat", "response", "ground", search, search]
+    assert [*above, embed, "attempt 1", provider, provider, "embeddings embed"] in found
+
+
+def test_a_vendors_span_says_what_was_asked_and_what_it_took(seen: Seen) -> None:
+    said = values(seen.traces.named("chat cite").attributes)
+    assert said["gen_ai.operation.name"] == "chat"
+    assert said["gen_ai.provider.name"] == "scripted"
+    assert said["gen_ai.request.model"] == said["gen_ai.response.model"] == "cite"
+    assert said["gen_ai.usage.input_tokens"] > 0
+    assert said["gen_ai.usage.output_tokens"] > 0
+
+
+def test_what_fails_is_named_by_its_reason_and_what_takes_over_is_an_event(seen: Seen) -> None:
+    trace_id = bytes.fromhex(GIVEN)  # of a client that knows no OpenTelemetry
+    own = [span for span in seen.traces.spans if span.trace_id == trace_id]
+    *failed, last = sorted((span for span in own if span.name.startswith("attempt ")), key=lambda span: span.name)
+    assert {values(span.attributes)["error.type"] for span in failed} == {"UPSTREAM_OVERLOADED"}
+    assert values(last.attributes)["sluice.model"] == "echo"
+    assert [event.name for event in last.events] == ["first content"]
+    (response,) = [span for span in own if span.name == "response"]
+    assert [event.name for event in response.events][-2:] == ["RouteChanged", "Restarted"]
+
+
+def test_a_resume_links_to_the_response(seen: Seen) -> None:
+    resumed = seen.traces.named(f"/{CHAT}/ResumeChat")
+    (link,) = resumed.links
+    (response,) = [span for span in seen.traces.spans if span.span_id == link.span_id]
+    assert response.name == "response"
+    assert response.trace_id == seen.root.trace_id.to_bytes(16, "big") != resumed.trace_id
+
+
+def test_nothing_that_people_wrote_is_told(seen: Seen) -> None:
+    assert not any(SECRET.encode() in message for message in seen.traces.raw)
+    assert SECRET not in seen.metrics
+    assert not any(SECRET in line for line in seen.logs)
+
+
+def test_logs_name_the_trace(seen: Seen) -> None:
+    ids = {span.trace_id.hex() for span in seen.traces.spans}
+    failed = [json.loads(line) for line in seen.logs if '"call failed"' in line]
+    assert failed
+    assert {line["trace_id"] for line in failed} <= ids
+
+
+def test_every_metric_of_the_table_is_served_and_no_other(seen: Seen) -> None:
+    families = {line.split()[2] for line in seen.metrics.splitlines() if line.startswith("# TYPE ")}
+    assert {name for name in families if name.startswith("sluice_")} == {metric.name for metric in table.METRICS}
+    assert set(table.PROCESS) <= {name.partition("{")[0].split()[0] for name in seen.metrics.splitlines()}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'sluice_attempts_total{model="cite",operation="chat",outcome="completed",provider="scripted",reason=""} 1.0',
+        'sluice_responses_total{outcome="failed",reason="UPSTREAM_AUTHENTICATION"} 1.0',
+        'sluice_breaker_state{circuit="scripted"} 0.0',
+        'sluice_tasks_total{kind="index_corpus",reason="",state="succeeded"} 1.0',
+        "sluice_responses_running 0.0",
+        "sluice_published_chunks_total 1.0",
+        f'sluice_rpc_duration_seconds_count{{code="OK",method="{CHAT}/ResumeChat"}} 1.0',
+    ],
+)
+def test_metrics_count_what_happened(seen: Seen, line: str) -> None:
+    assert line in seen.metrics.splitlines()
