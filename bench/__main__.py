@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from bench import machine, report
-from bench.paths import OURS, PATHS
+from bench.paths import MORE, OURS, PATHS
 from bench.peers import PEERS, VARIABLES, installed
 from bench.process import StartError
 from bench.runner import LoadError, Measurement, run_round
@@ -26,13 +26,15 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures what a request and a token cost, and how late tokens arrive.",
         epilog="scenarios: "
         + "; ".join(f"{scenario.name}: {scenario.about}" for scenario in SCENARIOS.values())
-        + f". paths: {', '.join(PATHS)}. peers: {', '.join(f'{name} ({VARIABLES[name]})' for name in PEERS)}",
+        + f". paths: {', '.join(PATHS)}, and {', '.join(MORE)} when named. peers: {', '.join(f'{name} ({VARIABLES[name]})' for name in PEERS)}",
     )
     parser.add_argument("--rounds", type=int, default=_ROUNDS, metavar="N", help=f"how often (default {_ROUNDS})")
     parser.add_argument(
         "--scenarios", nargs="+", choices=tuple(SCENARIOS), default=DEFAULT, metavar="NAME", help="which"
     )
-    parser.add_argument("--paths", nargs="+", choices=(*PATHS, *PEERS), metavar="NAME", help="which (default: ours)")
+    parser.add_argument(
+        "--paths", nargs="+", choices=(*PATHS, *MORE, *PEERS), metavar="NAME", help="which (default: ours)"
+    )
     parser.add_argument("--peers", action="store_true", help="beside them every peer whose variable is set")
     parser.add_argument("--quick", action="store_true", help="a smoke run: does everything work?")
     parser.add_argument("--out", type=Path, metavar="STEM", help="write STEM.jsonl and STEM.md")

@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from bench.load import Target
-from bench.process import Process, free_port
+from bench.process import Process, StartError, free_port
+from scripts import servers
 
 INTEGRATION: Final = "bench"
 
@@ -60,14 +61,32 @@ def two(site: Site) -> Running:
     """Gateway and adapter as two services, a Unix socket between them."""
     socket = site.folder / "two.sock"
     config = _config(site, "two", {"address": f"unix:{socket}"}, listen=f"unix:{socket}")
-    adapter = Process(
-        "two-adapter",
-        [sys.executable, "-m", "sluice_providers", "--config", config, "--integration", INTEGRATION],
-        folder=site.folder,
-        health=f"unix:{socket}",
-    )
+    adapter = _adapter(site, "two", config, socket)
     gateway, target = _gateway(site, "two", config)
     return Running([adapter, gateway], target)
+
+
+def shared(site: Site) -> Running:
+    """As `two`, with the response log in a Redis of its own, whose CPU counts too."""
+    programs = servers.find(servers.REDIS)
+    if programs is None:
+        raise StartError(servers.why_not(servers.REDIS))
+    socket, port = site.folder / "shared.sock", free_port()
+    state = site.folder / "shared-redis"
+    state.mkdir(exist_ok=True)
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--dir", str(state), "--save", "", "--appendonly", "yes"]
+    redis = Process(
+        "shared-redis",
+        [str(programs.folder / "redis-server"), *options],
+        folder=site.folder,
+        port=port,
+        environ=programs.environment,
+    )
+    log = {"redis": {"url": f"redis://127.0.0.1:{port}/0"}}
+    config = _config(site, "shared", {"address": f"unix:{socket}"}, {"log": log}, listen=f"unix:{socket}")
+    adapter = _adapter(site, "shared", config, socket)
+    gateway, target = _gateway(site, "shared", config)
+    return Running([redis, adapter, gateway], target)
 
 
 def colocated(site: Site) -> Running:
@@ -77,7 +96,18 @@ def colocated(site: Site) -> Running:
     return Running([gateway], target)
 
 
-def _config(site: Site, name: str, integration: dict[str, Any], **adapter: str) -> Path:
+def _adapter(site: Site, name: str, config: Path, socket: Path) -> Process:
+    return Process(
+        f"{name}-adapter",
+        [sys.executable, "-m", "sluice_providers", "--config", config, "--integration", INTEGRATION],
+        folder=site.folder,
+        health=f"unix:{socket}",
+    )
+
+
+def _config(
+    site: Site, name: str, integration: dict[str, Any], gateway: dict[str, Any] | None = None, **adapter: str
+) -> Path:
     """Writes a configuration with everything on: keys, log, ledger, numbering are the gateway's defaults."""
     keys = site.write(
         f"{name}-keys.yaml",
@@ -88,7 +118,7 @@ def _config(site: Site, name: str, integration: dict[str, Any], **adapter: str) 
     settings = {
         "state_dir": str(site.folder / f"{name}-state"),
         "auth": {"mode": "keys", "keys_file": str(keys)},
-        "gateway": {"integrations": {INTEGRATION: integration}},
+        "gateway": {"integrations": {INTEGRATION: integration}} | (gateway or {}),
         "providers": {
             INTEGRATION: {"adapter": "openai", "base_url": site.upstream, "api_key": "sk-upstream", **adapter}
         },
@@ -134,7 +164,10 @@ def obvious(site: Site) -> Running:
 
 
 PATHS: Final[dict[str, Path_]] = {"direct": direct, "two": two, "colocated": colocated, "obvious": obvious}
-"""By name; the first of them costs nothing of its own."""
+"""By name, those that a run takes if it is not told otherwise; the first of them costs nothing of its own."""
 
-OURS: Final = ("two", "colocated")
+MORE: Final[dict[str, Path_]] = {"shared": shared}
+"""Those that are measured when they are named."""
+
+OURS: Final = ("two", "colocated", "shared")
 """Those that are Sluice."""

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from bench.load import Load
-from bench.paths import PATHS, Running, Site, mock
+from bench.paths import MORE, PATHS, Running, Site, mock
 from bench.peers import PEERS
 from bench.process import Process, free_port
 from bench.scenarios import Scenario
@@ -140,7 +140,7 @@ async def run_round(
         stack.callback(upstream.stop)
         running: dict[str, Running] = {}
         for name in order:
-            running[name] = (PATHS | PEERS)[name](site)
+            running[name] = (PATHS | MORE | PEERS)[name](site)
             for process in running[name].processes:
                 stack.callback(process.stop)
         for process in _all(upstream, running):

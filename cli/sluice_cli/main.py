@@ -8,6 +8,7 @@ import typer
 
 from sluice_cli import (
     ask,
+    backup,
     certs,
     config,
     conversations,
@@ -67,6 +68,8 @@ _command("login", login.login, _MESH)
 app.add_typer(integrations.app, name="integrations", rich_help_panel=_MESH)
 app.add_typer(tasks.app, name="tasks", rich_help_panel=_MESH)
 app.add_typer(config.app, name="config", rich_help_panel=_MORE)
+_command("backup", backup.backup, _MORE)
+_command("restore", backup.restore, _MORE)
 app.add_typer(keys.app, name="keys", rich_help_panel=_MORE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_MORE)
 

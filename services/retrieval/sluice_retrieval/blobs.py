@@ -13,6 +13,11 @@ def tenant_folder(root: Path, tenant: str) -> Path:
     return root / hashlib.sha256(tenant.encode()).hexdigest()[:24]
 
 
+def path_of(folder: Path, digest: str) -> Path:
+    """Returns where a tenant's folder has a blob."""
+    return folder / digest[:2] / digest
+
+
 class BlobFolder:
     """The blobs of one tenant. Blocking: use it from threads and children."""
 
@@ -61,4 +66,4 @@ class BlobFolder:
         return count
 
     def _path(self, digest: str) -> Path:
-        return self._folder / digest[:2] / digest
+        return path_of(self._folder, digest)

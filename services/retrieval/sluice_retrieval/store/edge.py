@@ -27,6 +27,13 @@ _RETRY_SECONDS: Final = 1.0
 S = TypeVar("S", bound=msgspec.Struct)
 
 
+def folder_of(root: Path, generation: Generation) -> Path:
+    """Returns the folder of a generation."""
+    # A tenant's name may be anything; its digest is a safe name for a folder.
+    tenant = hashlib.sha256(generation.tenant.encode()).hexdigest()[:24]
+    return root / tenant / generation.corpus / generation.id
+
+
 def unavailable(message: str) -> SluiceError:
     """Returns the error for a store that cannot be used now."""
     return make_error(ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, message, retry_after=_RETRY_SECONDS)
@@ -126,9 +133,7 @@ class EdgeStore:
         return len(gone)
 
     def _folder(self, generation: Generation) -> Path:
-        # A tenant's name may be anything; its digest is a safe name for a folder.
-        tenant = hashlib.sha256(generation.tenant.encode()).hexdigest()[:24]
-        return self._root / tenant / generation.corpus / generation.id
+        return folder_of(self._root, generation)
 
     async def _ask(self, question: msgspec.Struct, answer: type[S]) -> S:
         """Asks the child that searches, once more after a crash: questions to it change nothing."""
