@@ -37,6 +37,9 @@ COMMANDS = [
     ["tasks", "cancel"],
     ["config", "check"],
     ["keys", "new"],
+    ["certs", "new"],
+    ["certs", "renew"],
+    ["certs", "show"],
     ["version"],
 ]
 

@@ -11,6 +11,7 @@ import yaml
 from sluice_cli import mesh
 from sluice_cli.mesh import MeshFile
 from sluice_cli.supervisor import folders
+from sluice_cli.supervisor.certificates import Certificates
 from sluice_cli.supervisor.logfiles import LogFile
 from sluice_cli.supervisor.plan import DEFAULT_INTEGRATIONS, ChildSpec, Plan, make_plan, why_taken
 from sluice_kit.config import ConfigError, load
@@ -40,6 +41,32 @@ def test_without_providers_the_default_ones_run_and_none_is_required(tmp_path: P
     assert not any(one.required for one in providers)
     assert plan.children[-1].name == "gateway"
     assert plan.address == "127.0.0.1:7400"
+
+
+def test_with_certificates_services_listen_on_ports_each_with_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "sluice.yaml"
+    path.write_text(yaml.safe_dump({"state_dir": "state", "providers": {"mine": {"adapter": "scripted"}}}))
+    certificates = Certificates(tmp_path / "tls")
+    plan = make_plan(load(path, environ={}), [], Path("/run/x"), 7555, certificates)
+    gateway = settings_of(child(plan, "gateway"))
+    places = {gateway["gateway.integrations.mine.address"], gateway["gateway.retrieval.address"]}
+    places.add(gateway["gateway.internal"])
+    assert len(places) == 3
+    assert all(place.startswith("127.0.0.1:") for place in places)
+    for spec in plan.children:
+        assert settings_of(spec)["tls.certificate"] == str(tmp_path / "tls" / f"{spec.name}.pem")
+        assert settings_of(spec)["tls.ca"] == str(tmp_path / "tls" / "ca.pem")
+        assert settings_of(spec)["tls.trust_domain"] == "sluice.local"
+    assert not plan.secure
+
+
+def test_a_door_with_tls_is_asked_for_its_health_elsewhere(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, {"gateway": {"tls": {"certificate": "x", "key": "y"}}})
+    assert plan.secure
+    gateway = child(plan, "gateway")
+    assert gateway.probe == settings_of(gateway)["gateway.probe"] == "unix:/run/x/gateway-probe.sock"
+    plan = plan_of(tmp_path, {"gateway": {"tls": {"certificate": "x", "key": "y"}, "probe": "127.0.0.1:7999"}})
+    assert child(plan, "gateway").probe == "127.0.0.1:7999"
 
 
 def test_everybody_is_told_where_the_others_are(tmp_path: Path) -> None:

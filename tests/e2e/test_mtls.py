@@ -20,7 +20,6 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.task.v1 import task_service_pb2 as pb
 from sluice.task.v1 import task_service_pb2_grpc as pb_grpc
 from sluice_cli.authority import Authority, certificate_file, key_file
-from sluice_client import RetryPolicy, SluiceClient, question
 from sluice_kit.auth import internal_authenticator
 from sluice_kit.call import Call
 from sluice_kit.channels import ChannelPool, open_channel
@@ -29,7 +28,6 @@ from sluice_kit.errors import SluiceError, from_rpc_error
 from sluice_kit.identity import IDENTITY_KEY, encode
 from sluice_kit.rpc import SendMessage
 from sluice_kit.server import Server
-from sluice_kit.testing import mesh
 from sluice_kit.tls import MeshTls, mesh_tls
 from sluice_kit.tls_channel import TlsChannel
 
@@ -193,7 +191,8 @@ async def test_ids_of_another_trust_domain_or_namespace_are_not_believed(tmp_pat
     certificates(tmp_path, "gateway", "retrieval")
     said = "the caller's certificate names no service of this mesh"
     here = tls_of(tmp_path, "gateway")
-    for more in ({"trust_domain": "elsewhere.example"}, {"namespace": "prod"}):
+    others: list[dict[str, Any]] = [{"trust_domain": "elsewhere.example"}, {"namespace": "prod"}]
+    for more in others:
         async with retrieval(tmp_path, **more) as (address, _):
             failure = await refusal(open_channel(address, tls=here, service="retrieval"))
         assert (failure.reason, failure.message) == (ErrorReason.ERROR_REASON_PERMISSION_DENIED, said)
@@ -208,7 +207,7 @@ async def test_namespaced_ids(tmp_path: Path) -> None:
     authority = Authority.create(tmp_path, "prod.example", "sluice")
     for service in ("gateway", "retrieval"):
         assert authority.issue(service, DAY).identity == f"spiffe://prod.example/ns/sluice/sa/{service}"
-    where = {"trust_domain": "prod.example", "namespace": "sluice"}
+    where: dict[str, Any] = {"trust_domain": "prod.example", "namespace": "sluice"}
     here = tls_of(tmp_path, "gateway", **where)
     async with (
         retrieval(tmp_path, **where) as (address, _),
@@ -338,22 +337,3 @@ async def test_closing_ends_calls_on_replaced_connections_too(tmp_path: Path) ->
         await channel.close()
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await stream.read()
-
-
-async def test_the_public_door_does_tls_and_may_ask_for_certificates(tmp_path: Path) -> None:
-    certificates(tmp_path, "gateway", "person")
-    roots = (tmp_path / "ca.pem").read_bytes()
-    nobody = grpc.ssl_channel_credentials(roots)
-    pair = key_file(tmp_path, "person").read_bytes(), certificate_file(tmp_path, "person").read_bytes()
-    person = grpc.ssl_channel_credentials(roots, *pair)
-    door = {"certificate": str(certificate_file(tmp_path, "gateway")), "key": str(key_file(tmp_path, "gateway"))}
-    async with mesh({"gateway": {"tls": door}}) as running, SluiceClient(running.address, tls=nobody) as client:
-        assert (await client.chat(question("hello", model="scripted/echo"))).text == "hello"
-    async with mesh({"gateway": {"tls": {**door, "client_ca": str(tmp_path / "ca.pem")}}}) as running:
-        async with SluiceClient(running.address, tls=person) as client:
-            assert (await client.chat(question("hello", model="scripted/echo"))).text == "hello"
-        async with SluiceClient(running.address, tls=nobody, retry=RetryPolicy(patience=0)) as client:
-            with pytest.raises(SluiceError) as caught:
-                await client.get_model("scripted/echo")
-    assert caught.value.reason == ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE
-    assert CLOSED in caught.value.message

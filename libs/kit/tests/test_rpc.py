@@ -20,6 +20,7 @@ from sluice_kit.config import ServerConfig
 from sluice_kit.errors import NotFoundError, from_rpc_error
 from sluice_kit.rpc import SendMessage
 from sluice_kit.server import BindError, Server, shut_down, start
+from sluice_kit.tls import ListenerTls
 
 SECRET = "api_key=sk-live-abcdefghij"
 TASKS = pb.DESCRIPTOR.services_by_name["TaskService"]
@@ -76,7 +77,7 @@ class TaskMesh:
         self.listen = listen
         self.probe = probe
         self.authenticator: Authenticator = LocalAuthenticator()
-        self.tls = None
+        self.tls: ListenerTls | None = None
         self.tasks = tasks
         self.steps: list[str] = []
 

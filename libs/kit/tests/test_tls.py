@@ -1,5 +1,6 @@
 """What a SPIFFE id must look like, and mistakes in the settings of TLS."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_with_a_namespace_no_other_form_is_believed() -> None:
         assert trust.service_of([other]) is None
 
 
-def refused(tls: dict[str, object], words: str) -> None:
+def refused(tls: Mapping[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         mesh_tls(ConfigDocument(None, {"tls": tls}))
 
