@@ -11,7 +11,7 @@ SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/
 TESTS := $(wildcard conftest.py libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen lock fmt lint types test test-peers check images-check chaos demo bench bench-retrieval clean release
+.PHONY: help setup gen lock fmt lint types test test-peers clients test-clients check images-check manifests chaos demo bench bench-retrieval clean release
 
 help: ## show this list
 	@echo "Sluice: make <target>"
@@ -52,6 +52,12 @@ test: setup ## every test; ARGS="-k word" chooses
 test-peers: setup ## the adapters against an independent mock of the vendors (needs Node and npm)
 	@$(BIN)/python scripts/peers.py $(ARGS)
 
+clients: setup ## generate and build the clients in Go, TypeScript and Java, where their tools are installed
+	@$(BIN)/python scripts/clients.py $(ARGS)
+
+test-clients: setup ## every client through the conformance suite, and tools such as grpcurl; ARGS="go java" chooses
+	@$(BIN)/python -m tests.conformance $(ARGS)
+
 check: setup ## what CI runs: generated code and locks current, lint, types, compatibility, every test
 	@$(PYTHON) scripts/setup.py --with minilm
 	@echo "check: generated code"
@@ -70,6 +76,9 @@ check: setup ## what CI runs: generated code and locks current, lint, types, com
 images-check: setup ## build every image's closure as deploy/docker does, and start each (needs the network)
 	@SLUICE_IMAGES=all $(BIN)/python -m pytest tests/deploy/test_images.py $(ARGS)
 
+manifests: setup ## render deploy/k8s/rendered/ from the overlays (needs kustomize, kubectl or Go)
+	@$(BIN)/python scripts/manifests.py
+
 chaos: setup ## kill and break things under load, and check every invariant; ARGS="--responses 1000 --seed 7"
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
@@ -84,6 +93,8 @@ bench: setup ## measure streaming against a mock upstream; ARGS=--help lists the
 	@$(BIN)/python -m bench $(ARGS)
 
 clean: ## remove the environment, caches and what was built
+	rm -rf clients/go/bin clients/go/gen clients/java/target clients/typescript/dist clients/typescript/gen
+	rm -rf clients/typescript/node_modules
 	rm -rf .venv .setup.lock build dist .mypy_cache .mypy_cache_tests .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 

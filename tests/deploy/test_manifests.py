@@ -1,0 +1,157 @@
+"""Every manifest is what Kubernetes and its extensions take, each overlay and every combination of components included."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sluice_providers.registry import REGISTRY
+
+from .images import images
+from .manifests import (
+    COMPONENTS,
+    FOLDER,
+    OVERLAYS,
+    Rendered,
+    combinations,
+    combined,
+    read,
+    scripts,
+)
+from .policies import violations
+from .schemas import mistake
+
+RENDERER = scripts.renderer()
+rendering = pytest.mark.skipif(
+    RENDERER is None,
+    reason="neither kustomize nor kubectl nor Go is on PATH; what is committed as rendered is tested all the same",
+)
+KUSTOMIZATIONS = sorted(FOLDER.rglob("kustomization.yaml"))
+NO_PROCESS = {"scripted"}
+"""Adapters that no deployment has: tests speak to it."""
+
+
+def name_of(path: Path) -> str:
+    return path.parent.relative_to(FOLDER).as_posix()
+
+
+def kustomization(path: Path) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
+
+
+def files_named(text: Mapping[str, Any]) -> list[str]:
+    """The files and folders that a kustomization takes."""
+    named = [*text.get("resources", ()), *text.get("components", ())]
+    named += [patch["path"] for patch in text.get("patches", ()) if "path" in patch]
+    return named + [name for one in text.get("configMapGenerator", ()) for name in one.get("files", ())]
+
+
+@pytest.mark.parametrize("path", KUSTOMIZATIONS, ids=name_of)
+def test_a_kustomization_takes_every_file_beside_it_and_nothing_that_is_not_there(path: Path) -> None:
+    named = files_named(kustomization(path))
+    beside = {one.name for one in path.parent.iterdir()} - {"kustomization.yaml"}
+    assert beside == {name for name in named if not name.startswith("..")}
+    for name in named:
+        assert (path.parent / name).exists(), name
+    generates = {"secretGenerator", "helmCharts", "generators"} & set(kustomization(path))
+    assert not generates
+
+
+def sources() -> list[Path]:
+    return [
+        path.parent / name
+        for path in KUSTOMIZATIONS
+        for name in kustomization(path).get("resources", ())
+        if not name.startswith("..")
+    ]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: f"{name_of(path)}/{path.name}")
+def test_each_file_is_valid_by_itself(path: Path) -> None:
+    found = read(path.read_text(encoding="utf-8"))
+    assert found
+    assert [wrong for one in found if (wrong := mistake(one))] == []
+
+
+@pytest.mark.parametrize("name", [*REGISTRY, "gateway", "retrieval"])
+def test_each_service_and_each_adapter_has_a_file_and_an_image(name: str) -> None:
+    if name in NO_PROCESS:
+        return
+    found = read((FOLDER / "base" / f"{name}.yaml").read_text(encoding="utf-8"))
+    kinds = {one["kind"] for one in found}
+    assert kinds >= {"ServiceAccount", "Service", "PodDisruptionBudget", "NetworkPolicy"}
+    (workload,) = (one for one in found if one["kind"] in ("Deployment", "StatefulSet"))
+    image = workload["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.removeprefix("sluice/").partition(":")[0] in images()
+    settings = yaml.safe_load((FOLDER / "base" / "sluice.yaml").read_text(encoding="utf-8"))
+    if name in REGISTRY:
+        assert settings["gateway"]["integrations"][name] == {"address": f"dns:///{name}:7411"}
+        assert set(settings["providers"][name]) == {"listen", "probe"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda one: one.name)
+def test_what_an_overlay_renders_to_is_valid(overlay: Rendered) -> None:
+    assert [wrong for one in overlay.manifests if (wrong := mistake(one))] == []
+    assert {one["metadata"].get("namespace") for one in overlay.manifests if one["kind"] != "Namespace"} == {"sluice"}
+    keys = [(one["kind"], one["metadata"]["name"]) for one in overlay.manifests]
+    assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("name", scripts.OVERLAYS)
+def test_what_is_committed_as_rendered_is_current(name: str) -> None:
+    text = (scripts.RENDERED / f"{name}.yaml").read_text(encoding="utf-8")
+    assert text.startswith(scripts.header()), "run `make manifests`"
+
+
+@rendering
+@pytest.mark.parametrize("name", scripts.OVERLAYS)
+def test_what_is_committed_as_rendered_is_what_is_rendered(name: str) -> None:
+    assert RENDERER is not None
+    text = (scripts.RENDERED / f"{name}.yaml").read_text(encoding="utf-8")
+    assert read(scripts.render(RENDERER, FOLDER / "overlays" / name)) == read(text), "run `make manifests`"
+
+
+@rendering
+@pytest.mark.parametrize("components", combinations(), ids=lambda names: "+".join(names) or "none")
+def test_components_go_together(components: tuple[str, ...], tmp_path: Path) -> None:
+    assert RENDERER is not None
+    for part in ("base", "components"):
+        shutil.copytree(FOLDER / part, tmp_path / part)
+    found = combined(RENDERER, components, tmp_path / "combined")
+    assert [wrong for one in found.manifests if (wrong := mistake(one))] == []
+    if "autoscaling" not in components or "postgres" in components:  # else its volume keeps the gateway to one
+        assert violations(found) == []
+    names = {one["metadata"]["name"] for one in found.of("StatefulSet")}
+    assert names & {"qdrant", "postgres", "redis"} == set(components) & {"qdrant", "postgres", "redis"}
+
+
+@rendering
+def test_what_cannot_be_rendered_is_an_error(tmp_path: Path) -> None:
+    assert RENDERER is not None
+    with pytest.raises(RuntimeError, match="kustomization"):
+        scripts.render(RENDERER, tmp_path)
+
+
+def test_the_check_finds_mistakes() -> None:
+    good = read((FOLDER / "base" / "namespace.yaml").read_text(encoding="utf-8"))[0]
+    assert mistake(good) is None
+    assert "labells" in str(mistake({**good, "metadata": {"name": "x", "labells": {}}}))
+    assert "no schema" in str(mistake({"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "x"}}))
+    route = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "x"}}
+    assert "timeouts" in str(mistake({**route, "spec": {"rules": [{"timeouts": {"request": "0s"}}]}}))
+
+
+def test_every_component_is_used_by_an_overlay() -> None:
+    used = {
+        Path(name).name
+        for path in KUSTOMIZATIONS
+        if path.parent.parent.name == "overlays"
+        for name in kustomization(path).get("components", ())
+    }
+    assert used == set(COMPONENTS)
