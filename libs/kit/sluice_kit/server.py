@@ -9,16 +9,17 @@ import asyncio
 import gc
 import logging
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sluice_kit.auth import Authenticator
 from sluice_kit.config import ServerConfig
+from sluice_kit.health import SERVICE_NAME, Check, Health
 from sluice_kit.rpc import Dispatcher
 from sluice_kit.tls import ListenerTls
 
@@ -47,7 +48,10 @@ _LAST_ANSWERS_SECONDS: Final = 0.2
 
 
 class Service(Protocol):
-    """One service of the mesh: what `main` and `testing` run."""
+    """One service of the mesh: what `main` and `testing` run.
+
+    One that cannot take requests without something of its own also has `needs`: checks by name, see `sluice_kit.health`.
+    """
 
     name: str
     """Its section of the configuration, e.g. `gateway`."""
@@ -67,7 +71,7 @@ class Service(Protocol):
         """Gets ready to serve. Health is NOT_SERVING until this returns."""
 
     async def drain(self, grace: float) -> None:
-        """Is told that it will stop within `grace` seconds; returns at once or when it is idle."""
+        """Is told that it will stop within `grace` seconds; returns at once, or when it is idle or they are over."""
 
     async def stop(self) -> None:
         """Releases everything, after the last call ended."""
@@ -99,7 +103,7 @@ class Server:
         }
         self._server = grpc.aio.server(options=list(options.items()))
         self._probe = grpc.aio.server(options=[("grpc.so_reuseport", 0)]) if probe is not None else None
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._names: list[str] = []
 
     def add(self, service: ServiceDescriptor, implementation: object) -> None:
@@ -114,11 +118,9 @@ class Server:
 
     async def bind(self) -> None:
         """Takes the addresses and answers health checks, with NOT_SERVING. Raises BindError."""
-        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-        for server in filter(None, (self._server, self._probe)):
-            health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        await self._health.begin(self._server, self._probe, self._names)
         if self._config.reflection:
-            names = [*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME]
+            names = [*self._names, SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, self._server)
         self.address = _bind(self._server, self.address, self._credentials)
         if self._probe is not None and self.probe_address is not None:
@@ -127,10 +129,9 @@ class Server:
             await self._probe.start()
         await self._server.start()
 
-    async def ready(self) -> None:
-        """Reports SERVING."""
-        for name in ("", *self._names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+    async def ready(self, needs: Mapping[str, Check] | None = None) -> None:
+        """Reports SERVING. `needs` are what the service needs itself, by what to call it; see `sluice_kit.health`."""
+        await self._health.open(needs or {})
         log.info("serving", extra={"address": self.address})
 
     def refuse_new(self) -> None:
@@ -139,7 +140,7 @@ class Server:
 
     async def report_stopping(self) -> None:
         """Reports NOT_SERVING, for good."""
-        await self._health.enter_graceful_shutdown()
+        await self._health.shut()
 
     async def stop(self, grace: float) -> None:
         """Lets calls in flight finish for `grace` seconds, cancels the rest and waits for their tasks too."""
@@ -229,7 +230,7 @@ async def start(service: Service, config: ServerConfig) -> Server:
         if registered:
             await service.stop()
         raise
-    await server.ready()
+    await server.ready(getattr(service, "needs", None))
     return server
 
 
@@ -248,6 +249,8 @@ async def shut_down(service: Service, server: Server, grace: float) -> None:
     """Stops a service in the order that loses nothing it need not lose."""
     await server.report_stopping()
     server.refuse_new()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace
     await service.drain(grace)
-    await server.stop(grace)
+    await server.stop(max(end - loop.time(), min(grace, _LAST_ANSWERS_SECONDS)))
     await service.stop()

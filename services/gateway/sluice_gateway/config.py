@@ -25,11 +25,13 @@ class IntegrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """Run the adapter inside the gateway's process, without a hop."""
 
 
-class PeerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Another service of the mesh."""
+class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The retrieval service."""
 
     address: str
     """Its address."""
+    wait_seconds: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    """How long an answer that must be grounded waits while the service cannot be reached, as when it is restarted."""
 
 
 class TimeLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -293,7 +295,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     A Unix socket or loopback; anywhere with section `tls`. `sluice up` fills this in. Unset: none."""
     integrations: dict[str, IntegrationConfig] = {}
     """The adapters, by id. `sluice up` fills this in from the section `providers`."""
-    retrieval: PeerConfig | None = None
+    retrieval: RetrievalConfig | None = None
     """The retrieval service. Unset: nothing can be grounded."""
     routes: dict[str, RouteConfig] = msgspec.field(default_factory=_default_routes)
     """Aliases. A request for `provider/model` needs none."""

@@ -15,7 +15,7 @@ from sluice_gateway.config import IntegrationConfig
 from sluice_kit.call import Call
 from sluice_kit.channels import Calling, ChannelPool
 from sluice_kit.config import ConfigDocument
-from sluice_kit.errors import from_rpc_error, make_error
+from sluice_kit.errors import SluiceError, from_rpc_error, make_error
 from sluice_kit.ports import COLOCATE_GROUP, Generator, GeneratorFactory, Send, SendStep
 from sluice_kit.pump import Pump
 
@@ -100,14 +100,25 @@ class RemoteGenerator:
             async with Pump(stream, send) as pump:
                 await pump.wait()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._integration) from None
+            raise self._failure(error) from None
 
     async def _unary(self, method: Any, request: Any, call: Call) -> Any:
         try:
             with Calling(call, _path(request)) as options:
                 return await method(request, **options)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self._integration) from None
+            raise self._failure(error) from None
+
+    def _failure(self, error: grpc.aio.AioRpcError) -> SluiceError:
+        failure = from_rpc_error(error, self._integration)
+        if failure.reason == ErrorReason.ERROR_REASON_CANCELLED:
+            # Of a call that is cancelled here no failure is left to read: it was the adapter, which stops.
+            return make_error(
+                ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
+                f"the {self._integration} service stopped in the midst of a call",
+                metadata={"service": self._integration},
+            )
+        return failure
 
 
 class RegisteredGenerator(RemoteGenerator):

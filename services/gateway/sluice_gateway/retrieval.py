@@ -1,5 +1,6 @@
 """The retrieval service as the gateway sees it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any, Final
 
@@ -24,6 +25,8 @@ _VERIFY_SECONDS: Final = 5.0
 _CORPUS_SECONDS: Final = 30.0
 """To begin an index the service looks up the address of a repository's host."""
 _MAX_SPANS: Final = 256
+_AGAIN_SECONDS: Final = 0.1
+_AWAY: Final = frozenset({ErrorReason.ERROR_REASON_GROUNDING_UNAVAILABLE, ErrorReason.ERROR_REASON_DRAINING})
 
 
 class Retrieval:
@@ -32,7 +35,10 @@ class Retrieval:
     Every method raises GROUNDING_UNAVAILABLE if nobody answers, else what the service says.
     """
 
-    def __init__(self, channel: grpc.aio.Channel | None) -> None:
+    def __init__(self, channel: grpc.aio.Channel | None, wait_seconds: float = 0.0) -> None:
+        """`wait_seconds` is how long a patient search waits for a service that is being started."""
+        self._channel = channel
+        self._wait_seconds = wait_seconds
         self._methods: dict[str, Any] = {}
         self._watch: Any = None
         if channel is None:
@@ -49,11 +55,32 @@ class Retrieval:
             f"{_TASKS}WatchTask", task_pb.WatchTaskRequest.SerializeToString, task_pb.WatchTaskResponse.FromString
         )
 
-    async def search(self, request: search_pb.SearchRequest, call: Call) -> Sequence[Passage]:
-        """Returns the passages found."""
-        response = await self._ask(f"{_SEARCH}Search", request, call, _SEARCH_SECONDS)
-        passages: Sequence[Passage] = response.passages
-        return passages
+    async def search(self, request: search_pb.SearchRequest, call: Call, *, patient: bool = False) -> Sequence[Passage]:
+        """Returns the passages found. `patient`: where the service cannot be reached, waits for it and asks again."""
+        end = asyncio.get_running_loop().time() + (self._wait_seconds if patient else 0.0)
+        while True:
+            try:
+                passages: Sequence[Passage] = (
+                    await self._ask(f"{_SEARCH}Search", request, call, _SEARCH_SECONDS)
+                ).passages
+            except SluiceError as error:
+                if error.reason not in _AWAY or not await self._is_back(end):
+                    raise
+            else:
+                return passages
+
+    async def _is_back(self, end: float) -> bool:
+        """Waits until the service can be reached again, at most to a time of the loop's clock."""
+        if self._channel is None:
+            return False
+        try:
+            async with asyncio.timeout_at(end):
+                # One that has just begun to stop may look as if it were there.
+                await asyncio.sleep(_AGAIN_SECONDS)
+                await self._channel.channel_ready()
+        except TimeoutError:
+            return False
+        return True
 
     async def verify(
         self, spans: Iterable[search_pb.SpanToVerify], call: Call

@@ -40,6 +40,7 @@ from sluice_kit import peers
 from sluice_kit.auth import internal_authenticator, public_authenticator
 from sluice_kit.channels import ChannelPool
 from sluice_kit.config import AuthConfig, ConfigDocument, ServerConfig, check_listeners
+from sluice_kit.health import Check
 from sluice_kit.main import parser, run
 from sluice_kit.server import Server
 from sluice_kit.tls import mesh_tls, public_tls
@@ -96,7 +97,7 @@ class Gateway:
         self.cache = AnswerCache(config.cache)
         self.pipeline = Pipeline(
             self._integrations,
-            Retrieval(peer),
+            Retrieval(peer, config.retrieval.wait_seconds if config.retrieval is not None else 0.0),
             self._ledger,
             self._prices,
             config.resilience,
@@ -164,11 +165,18 @@ class Gateway:
         """Takes routes and prices from the configuration anew: what SIGHUP asks for."""
         self.reloader.reload()
 
+    @property
+    def needs(self) -> dict[str, Check]:
+        """What requests cannot be taken without; see `sluice_kit.health`."""
+        return self.responses.needs
+
     async def drain(self, grace: float) -> None:
+        """Lets responses end, those too that nobody watches here, and ends the rest when the grace is over."""
         self.responses.announce_shutdown(grace)
         self.monitor.drain()
         if self._inside is not None:
             await self._inside.report_stopping()
+        await self.responses.drain(grace)
 
     async def stop(self) -> None:
         self.reloader.close()

@@ -11,6 +11,7 @@ from sluice.retrieval.v1 import corpus_service_pb2, search_service_pb2
 from sluice.task.v1 import task_service_pb2
 from sluice_kit.auth import internal_authenticator
 from sluice_kit.config import AuthConfig, ConfigDocument, check_listeners
+from sluice_kit.health import Check
 from sluice_kit.main import parser, run
 from sluice_kit.server import Server
 from sluice_kit.tls import mesh_tls
@@ -132,6 +133,12 @@ class RetrievalService:
             await self._locks.give(UPKEEP)
         await self.runner.start()
         self._sweeping = asyncio.create_task(self._sweep())
+
+    @property
+    def needs(self) -> dict[str, Check]:
+        """What requests cannot be taken without; see `sluice_kit.health`."""
+        records: dict[str, Check] = {"records": self.database.ping} if self.database.shared else {}
+        return records | self.store.needs
 
     async def drain(self, grace: float) -> None:
         """Ends watchers, which would else use up the grace; they watch again."""

@@ -67,7 +67,7 @@ class Grounder:
             token_budget=grounding.token_budget if grounding.HasField("token_budget") else DEFAULT_TOKEN_BUDGET,
         )
         try:
-            passages = list(await self._retrieval.search(request, call))
+            passages = list(await self._retrieval.search(request, call, patient=not best_effort))
         except SluiceError as error:
             if not best_effort:
                 raise

@@ -31,7 +31,7 @@ from sluice_gateway.records.ledger import Claim, Ledger
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.retrieval import Retrieval
 from sluice_kit.call import Call
-from sluice_kit.errors import DeadlineError, SluiceError, UnavailableError, internal_error, make_error
+from sluice_kit.errors import DeadlineError, SluiceError, internal_error, make_error
 from sluice_kit.ids import new_id
 from sluice_kit.telemetry import current
 
@@ -90,10 +90,7 @@ class Pipeline:
             state, error = State.FAILED, DeadlineError("the time for this response is over")
         except asyncio.CancelledError:
             # The task is the gateway's own and this is its end; nobody above waits for the cancellation.
-            state = State.CANCELLED
-            error = response.cancelling or UnavailableError(
-                "the gateway is shutting down", reason=_R.ERROR_REASON_DRAINING, retry_after=1.0
-            )
+            state, error = response.cancelled_as()
         except SluiceError as failure:
             state, error = State.FAILED, failure
         except Exception:

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _TIMEOUT_SECONDS: Final = 2.0
 _RETRIES: Final = 3
+_CONNECTIONS: Final = 32
+_TURN_SECONDS: Final = 5.0
+_MAX_FOLLOWED: Final = 8192
 _KEEP_SECONDS: Final = 26 * 3600
 """How long what belongs to a response that runs is kept if no gateway is left: longer than one may run."""
 _BLOCK_MS: Final = 500
@@ -52,10 +55,19 @@ class RedisStore:
         self._config = config
         self._settings = settings
         self._id = new_id()
-        retry = Retry(ExponentialBackoff(cap=0.5, base=0.05), _RETRIES)
-        self._redis: Any = redis.Redis.from_url(
-            settings.url.reveal(), socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=retry
+        url = settings.url.reveal()
+        options: dict[str, Any] = {
+            "socket_timeout": _TIMEOUT_SECONDS,
+            "socket_connect_timeout": _TIMEOUT_SECONDS,
+            "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), _RETRIES),
+        }
+        # Commands take turns on a few connections; the ordinary pool fails the one that finds a hundred in use.
+        pool = redis.BlockingConnectionPool.from_url(
+            url, max_connections=_CONNECTIONS, timeout=_TURN_SECONDS, **options
         )
+        self._redis: Any = redis.Redis.from_pool(pool)
+        # Who waits for what another gateway writes holds a connection all the while.
+        self._waiting: Any = redis.Redis.from_url(url, max_connections=_MAX_FOLLOWED, **options)
         self._append = self._redis.register_script(APPEND)
         self._renew = self._redis.register_script(RENEW)
         self._compare_and_delete = self._redis.register_script(FREE)
@@ -80,6 +92,11 @@ class RedisStore:
         if tasks:
             await asyncio.wait(tasks)
         await self._redis.aclose()
+        await self._waiting.aclose()
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailableError if Redis does not answer."""
+        await self._ask(self._redis.ping())
 
     def mirrors(self) -> list[Response]:
         """Returns the responses of other gateways that are watched here."""
@@ -211,7 +228,7 @@ class RedisStore:
                     return
                 last = mirror.log.last_sequence
                 start = f"{last}-{_ANY}"
-                found = await self._ask(self._redis.xread({stream: start}, block=_BLOCK_MS))
+                found = await self._ask(self._waiting.xread({stream: start}, block=_BLOCK_MS))
                 entries = found[0][1] if found else []
                 for entry in entries:
                     if b"b" in entry[1]:
@@ -295,7 +312,7 @@ class RedisStore:
         return bool(written)
 
     async def _listen(self) -> None:
-        async with self._redis.pubsub() as channel:
+        async with self._waiting.pubsub() as channel:
             await channel.subscribe(self._key("cancel", self._id))
             while True:
                 message = await channel.get_message(ignore_subscribe_messages=True, timeout=_TIMEOUT_SECONDS / 2)

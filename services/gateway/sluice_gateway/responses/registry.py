@@ -17,10 +17,11 @@ from sluice_gateway.pipeline.run import Job
 from sluice_gateway.records.ledger import Claim, Ledger
 from sluice_gateway.responses.redis_log import RedisStore, unavailable
 from sluice_gateway.responses.response import Response, State
-from sluice_gateway.responses.store import ElsewhereError, StoreUnavailableError, Writer
+from sluice_gateway.responses.store import ElsewhereError, StoreUnavailableError, Writer, lost
 from sluice_gateway.responses.watch import announce_shutdown, tend
 from sluice_kit.call import Call
 from sluice_kit.errors import LimitError, NotFoundError, SluiceError, make_error, reason_name
+from sluice_kit.health import Check
 from sluice_kit.ids import new_id
 from sluice_kit.telemetry import current
 
@@ -168,7 +169,7 @@ class Responses:
         work = self._run(response, job) if self._store is None else self._make(self._store, response, job)
         task = asyncio.get_running_loop().create_task(work)
         # A task that is cancelled before its first step never enters its coroutine.
-        task.add_done_callback(lambda _: response.finish(State.CANCELLED, response.cancelling))
+        task.add_done_callback(lambda _: response.finish(*response.cancelled_as()))
         if talk is not None:
             task.add_done_callback(lambda _: talk.leave())
         response.task = task
@@ -340,18 +341,32 @@ class Responses:
     def _mirrors(self) -> Iterable[Response]:
         return () if self._store is None else self._store.mirrors()
 
+    @property
+    def needs(self) -> dict[str, Check]:
+        """What no response can be made without; see `sluice_kit.health`."""
+        return {} if self._store is None else {"response log": self._store.ping}
+
+    async def drain(self, grace: float) -> None:
+        """Waits until no response runs any more, at most `grace` seconds, and ends those that still do."""
+        ends = [response.done for response in self._live()]
+        if ends and grace > 0:
+            await asyncio.wait(ends, timeout=grace)
+        await self._end_all()
+
     async def close(self) -> None:
-        """Ends what still runs, with DRAINING, and waits for it."""
+        """Ends what still runs, and waits for it."""
         if self._tick is not None:
             self._tick.cancel()
+        await self._end_all()
+        if self._store is not None:
+            await self._store.close()
+
+    async def _end_all(self) -> None:
+        """Ends what still runs as lost: it is not found at another gateway, nor here after a restart."""
         tasks = []
         live = list(self._live())
         for response in live:
-            response.cancel(
-                make_error(
-                    ErrorReason.ERROR_REASON_DRAINING, "the gateway is shutting down", retry_after=_RETRY_SECONDS
-                )
-            )
+            response.cancel(lost(response.name))
             if response.task is not None:
                 tasks.append(response.task)
         if tasks:
@@ -360,5 +375,3 @@ class Responses:
         if ends:
             # Each is told when its store has taken the end, or has failed to, which takes seconds at most.
             await asyncio.wait(ends)
-        if self._store is not None:
-            await self._store.close()

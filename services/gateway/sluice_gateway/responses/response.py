@@ -15,7 +15,7 @@ from sluice.auth.v1.identity_pb2 import Identity
 from sluice.chat.v1.event_pb2 import Event
 from sluice.gateway.v1.chat_service_pb2 import Answer
 from sluice_gateway.responses.log import Batch, ResponseLog, pack, unpack
-from sluice_gateway.responses.store import Ended, Writer
+from sluice_gateway.responses.store import Ended, Writer, lost
 from sluice_kit.errors import CancelledByOwnerError, SluiceError
 from sluice_kit.fold import Fold
 from sluice_kit.telemetry import current
@@ -276,6 +276,11 @@ class Response:
         self.cancelling = error or CancelledByOwnerError("the response was cancelled")
         if self.task is not None:
             self.task.cancel()
+
+    def cancelled_as(self) -> tuple[State, SluiceError]:
+        """Returns how it ends if its task was cancelled: by its owner, or because its gateway stops."""
+        error = self.cancelling or lost(self.name)
+        return State.CANCELLED if isinstance(error, CancelledByOwnerError) else State.FAILED, error
 
     def attach(self, after: int) -> Watcher:
         """Adds a watcher that has the events up to `after`."""

@@ -82,6 +82,14 @@ class Database:
                 said = True
                 await asyncio.sleep(_RETRY_SECONDS)
 
+    async def ping(self) -> None:
+        """Raises what the driver does if the server does not answer."""
+        await asyncio.get_running_loop().run_in_executor(self._readers, self._ping)
+
+    def _ping(self) -> None:
+        with self.engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+
     async def close(self) -> None:
         """Lets what runs end, and closes."""
         await asyncio.to_thread(self._shut_down)

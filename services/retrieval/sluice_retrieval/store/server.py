@@ -40,6 +40,10 @@ class ServerStore:
         """Makes the client; it connects when first used."""
         self._server.start()
 
+    async def ping(self) -> None:
+        """Raises if the server does not answer."""
+        await self._server.ping()
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._server.close()

@@ -52,6 +52,11 @@ class ServerClient:
             check_compatibility=False,
         )
 
+    async def ping(self) -> None:
+        """Raises what the client does if the server does not answer."""
+        if self._client is not None:
+            await self._client.collection_exists(self.name(None))
+
     async def close(self) -> None:
         """Closes the connections."""
         if self._client is not None:

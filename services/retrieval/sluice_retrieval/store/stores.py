@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from sluice_kit.errors import ConfigurationError
+from sluice_kit.health import Check
 from sluice_retrieval.store.base import Builder, Generation, Hit, Payload, Point, Query, Store
 
 
@@ -23,6 +24,12 @@ class Stores:
     def add(self, **stores: Store) -> None:
         """Adds stores, or puts them in the place of others of their kind. Only before the start."""
         self._stores |= stores
+
+    @property
+    def needs(self) -> dict[str, Check]:
+        """The server that what is new needs, if it is one; see `sluice_kit.health`."""
+        ping = getattr(self._stores[self.kind], "ping", None)
+        return {} if ping is None else {"vectors": ping}
 
     async def start(self) -> None:
         """Gets all ready."""
