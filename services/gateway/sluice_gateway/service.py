@@ -27,7 +27,6 @@ from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.registration import AllowList, Registration
 from sluice_gateway.reload import Reloader
-from sluice_gateway.responses.redis_log import RedisStore, check_store
 from sluice_gateway.responses.registry import Responses
 from sluice_gateway.retrieval import Retrieval
 from sluice_gateway.services.chat import ChatService
@@ -58,7 +57,11 @@ class Gateway:
             listeners.append(("gateway.probe", config.probe))
         inside = [("gateway.internal", config.internal)] if config.internal is not None else []
         check_listeners(document, document.section("auth", AuthConfig), listeners, inside)
-        check_store(document, config)
+        if config.replicas > 1 or config.log.redis is not None:
+            # Redis's client takes a while to load, and most gateways need none.
+            from sluice_gateway.responses.redis_log import check_store
+
+            check_store(document, config)
         self.listen = config.listen
         self.probe = config.probe
         self.authenticator = public_authenticator(document)
@@ -112,6 +115,8 @@ class Gateway:
         )
         self.responses = Responses(config, planner, self._ledger, self.pipeline.run, self.conversations)
         if config.log.redis is not None:
+            from sluice_gateway.responses.redis_log import RedisStore
+
             self.responses.share(RedisStore(config, config.log.redis))
         server.add(chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"], ChatService(self.responses))
         means = CallMeans(self._integrations, self._ledger, self._prices, self.pipeline.standings, config.resilience)

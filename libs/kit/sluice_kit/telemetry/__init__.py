@@ -36,13 +36,16 @@ def configure(document: ConfigDocument, service: str, integration: str = "") -> 
     """
     config = document.section("telemetry", TelemetryConfig)
     if config.metrics is None and config.otlp is None:
-        switch(OFF)
+        switch(OFF)  # a process that is configured anew, in tests
         return OFF
     if config.metrics is not None:
         host, colon, port = config.metrics.rpartition(":")
         if not (host and colon and port.isdigit() and int(port) < 65536):
             raise document.error("telemetry.metrics", f"expected host:port, not {config.metrics}")
         check_listeners(document, document.section("auth", AuthConfig), [("telemetry.metrics", config.metrics)])
+    for name, secret in config.otlp_headers.items():
+        if secret.missing is not None:
+            raise document.error(f"telemetry.otlp_headers.{name}", f"the variable {secret.missing} is not set")
     try:
         from sluice_kit.telemetry.recording import Recording
     except ModuleNotFoundError as error:

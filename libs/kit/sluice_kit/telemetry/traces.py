@@ -7,13 +7,15 @@ outlives the call that asked for it. The SDK's environment variables are not rea
 import logging
 import os
 import socket
-import threading
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
+import grpc
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -56,7 +58,6 @@ class Tracer:
     """Makes spans, and has them sent."""
 
     def __init__(self, config: TelemetryConfig, service: str, integration: str, metrics: "Metrics | None") -> None:
-        assert config.otlp is not None  # whoever makes one has looked
         attributes: dict[str, str] = {
             "service.namespace": "sluice",
             "service.name": f"sluice-{service}",
@@ -65,17 +66,7 @@ class Tracer:
         }
         if integration:
             attributes["sluice.integration"] = integration
-        address = config.otlp if "://" in config.otlp else f"http://{config.otlp}"
-        exporter = OTLPSpanExporter(
-            endpoint=address,
-            insecure=not address.startswith("https://"),
-            headers=tuple((name, secret.reveal()) for name, secret in config.otlp_headers.items()),
-            timeout=_EXPORT_SECONDS,
-            channel_options=(("grpc.enable_http_proxy", 0),),  # type: ignore[arg-type]  # grpc takes numbers, too
-        )
-        # What it says of a collector that is away is said once, below.
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        self._exporter = _Exporter(exporter, metrics)
+        self._exporter = _Exporter(config, metrics)
         self._processor = BatchSpanProcessor(
             self._exporter,
             max_queue_size=_QUEUE,
@@ -83,6 +74,8 @@ class Tracer:
             max_export_batch_size=_BATCH,
             export_timeout_millis=_EXPORT_SECONDS * 1000,
         )
+        # A full queue is logged for every span.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
             resource=Resource({**attributes, **config.attributes}),
@@ -193,22 +186,28 @@ def _headers(span: Recorded) -> Headers:
 
 
 class _Exporter(SpanExporter):
-    """Sends batches, counts them, and says when the collector goes away and comes back. In the thread that sends."""
+    """Sends batches, counts them, and says when the collector goes away and comes back. In the thread that sends.
 
-    def __init__(self, inner: SpanExporter, metrics: "Metrics | None") -> None:
-        self._inner = inner
+    OpenTelemetry's own waits between tries while a process wants to end, and logs every one of them.
+    """
+
+    def __init__(self, config: TelemetryConfig, metrics: "Metrics | None") -> None:
+        address = urlsplit(config.otlp if config.otlp and "://" in config.otlp else f"http://{config.otlp}")
+        options = (("grpc.enable_http_proxy", 0), ("grpc.max_reconnect_backoff_ms", 2_000))
+        if address.scheme == "https":
+            self._channel = grpc.secure_channel(address.netloc, grpc.ssl_channel_credentials(), options)
+        else:
+            self._channel = grpc.insecure_channel(address.netloc, options)
+        self._stub = TraceServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
+        self._metadata = tuple((name, secret.reveal()) for name, secret in config.otlp_headers.items())
         self._sent = metrics.counter(SPANS, "sent") if metrics is not None else None
         self._dropped = metrics.counter(SPANS, "dropped") if metrics is not None else None
         self._away = False
-        self._ended = threading.Event()
         self.closing = False
-        """Whether the process ends: then a collector that is away is not waited for a second time."""
+        """Whether the process ends: then a collector that is away is not waited for."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        result = SpanExportResult.FAILURE
-        if not (self.closing and self._away):
-            result = self._inner.export(spans)
-        sent = result is SpanExportResult.SUCCESS
+        sent = self._send(spans)
         counter = self._sent if sent else self._dropped
         if counter is not None:
             counter.inc(len(spans))
@@ -218,10 +217,26 @@ class _Exporter(SpanExporter):
                 log.info("the collector of traces takes spans again")
             else:
                 log.warning("the collector of traces does not answer; spans are dropped until it does")
-        return result
+        return SpanExportResult.SUCCESS if sent else SpanExportResult.FAILURE
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> bool:
+        if self.closing and self._away:
+            return False
+        try:
+            # One that restarts is waited for: what it misses meanwhile is in the queue.
+            self._stub.Export(
+                encode_spans(spans),
+                timeout=_EXPORT_SECONDS,
+                metadata=self._metadata,
+                wait_for_ready=not self.closing,
+            )
+        except grpc.RpcError as error:
+            log.debug("spans were not taken", extra={"code": reason_of(error)})
+            return False
+        return True
 
     def shutdown(self) -> None:
-        self._inner.shutdown()
+        self._channel.close()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         return True

@@ -31,7 +31,7 @@ from sluice_gateway.responses.store import (
     lost,
 )
 from sluice_kit.config import ConfigDocument
-from sluice_kit.errors import SluiceError, from_status, make_error, to_status
+from sluice_kit.errors import from_status, make_error, to_status
 from sluice_kit.ids import new_id
 
 log = logging.getLogger(__name__)
@@ -388,9 +388,3 @@ def check_store(document: ConfigDocument, config: GatewayConfig) -> None:
     elif settings.url.missing is not None:
         raise document.error("gateway.log.redis.url", f"the variable {settings.url.missing} is not set")
 
-
-def unavailable() -> SluiceError:
-    """Returns the failure of what needs the store while it does not answer."""
-    return make_error(
-        ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, "the gateway's response log does not answer", retry_after=1.0
-    )

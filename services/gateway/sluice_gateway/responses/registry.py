@@ -6,7 +6,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from itertools import chain
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
@@ -15,15 +15,17 @@ from sluice_gateway.conversations.conversations import Conversations
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
 from sluice_gateway.records.ledger import Claim, Ledger
-from sluice_gateway.responses.redis_log import RedisStore, unavailable
 from sluice_gateway.responses.response import Response, State
-from sluice_gateway.responses.store import ElsewhereError, StoreUnavailableError, Writer, lost
+from sluice_gateway.responses.store import ElsewhereError, StoreUnavailableError, Writer, lost, unavailable
 from sluice_gateway.responses.watch import announce_shutdown, tend
 from sluice_kit.call import Call
 from sluice_kit.errors import LimitError, NotFoundError, SluiceError, make_error, reason_name
 from sluice_kit.health import Check
 from sluice_kit.ids import new_id
 from sluice_kit.telemetry import current
+
+if TYPE_CHECKING:
+    from sluice_gateway.responses.redis_log import RedisStore
 
 _OVERHEAD_BYTES: Final = 4096
 """What an ended response costs beside its log."""
@@ -58,7 +60,7 @@ class Responses:
         self._store: RedisStore | None = None
         self._telemetry = current()
 
-    def share(self, store: RedisStore) -> None:
+    def share(self, store: "RedisStore") -> None:
         """Keeps the logs where other gateways find them, instead of in this process alone. Before `start`."""
         self._store = store
         store.on_cancel = self._cancel_by_id
@@ -175,7 +177,7 @@ class Responses:
         response.task = task
         return response
 
-    async def _make(self, store: RedisStore, response: Response, job: Job) -> None:
+    async def _make(self, store: "RedisStore", response: Response, job: Job) -> None:
         """Makes a response whose log is in a store."""
         try:
             other = await store.open(response, response.key)

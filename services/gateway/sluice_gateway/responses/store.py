@@ -25,6 +25,13 @@ class StoreUnavailableError(Exception):
     """The store does not answer."""
 
 
+def unavailable() -> SluiceError:
+    """Returns the failure of what needs the store while it does not answer."""
+    return make_error(
+        ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, "the gateway's response log does not answer", retry_after=1.0
+    )
+
+
 class LeaseLostError(Exception):
     """The store says that this gateway does not run the response any more: another one has ended it."""
 
