@@ -219,12 +219,29 @@ class CatalogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Longest wait for integrations that are asked; those that take longer are named as unreachable."""
 
 
+class RecordsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the ledger is kept: responses, attempts and what they cost, and the integrations registered at run time."""
+
+    url: Secret | None = None
+    """A Postgres database, `postgresql://USER:PASSWORD@HOST/DATABASE`, which several gateways may share; its driver is
+    installed with `sluice-gateway[postgres]`. Connections must not be shared by transaction (a pooler between has to keep
+    sessions apart). Unset: `records.db`, SQLite, in the state folder."""
+    connections: PositiveInt = 4
+    """Most connections to Postgres, beside the one that writes."""
+    lease_seconds: Positive = 30.0
+    """A gateway that shares Postgres and is not heard of for so long is dead to the others, which end in the ledger what
+    it left open."""
+    poll_seconds: Positive = 2.0
+    """So often a gateway that shares Postgres looks which integrations the others registered or removed."""
+
+
 class ConversationsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where conversations are kept, for how long, and how much of one a model is told."""
 
     url: Secret | None = None
     """A Postgres database, `postgresql://USER:PASSWORD@HOST/DATABASE`, which several gateways may share; its driver is
-    installed with `sluice-gateway[postgres]`. Unset: `conversations.db` in the state folder."""
+    installed with `sluice-gateway[postgres]`. Unset: the database of `gateway.records.url`, or without one
+    `conversations.db` in the state folder."""
     connections: PositiveInt = 8
     """Most connections to Postgres."""
     lease_seconds: Positive = 30.0
@@ -307,7 +324,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices: dict[str, PriceConfig] = {}
     """Prices by `provider/model`."""
     replicas: PositiveInt = 1
-    """How many gateways serve this mesh together. More than one need `log.redis`."""
+    """How many gateways serve this mesh together. More than one need `log.redis` and `records.url`."""
     log: LogLimits = LogLimits()
     watchers: WatcherLimits = WatcherLimits()
     admission: AdmissionLimits = AdmissionLimits()
@@ -316,5 +333,6 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     catalog: CatalogConfig = CatalogConfig()
     cache: CacheConfig = CacheConfig()
     registration: RegistrationConfig = RegistrationConfig()
+    records: RecordsConfig = RecordsConfig()
     conversations: ConversationsConfig = ConversationsConfig()
     retention: RetentionConfig = RetentionConfig()

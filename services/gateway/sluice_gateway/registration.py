@@ -1,5 +1,6 @@
 """Registering integrations at run time: which addresses are allowed, and what must hear of it."""
 
+import asyncio
 import logging
 import posixpath
 import re
@@ -12,7 +13,7 @@ from sluice_gateway.integrations import Integration, Integrations
 from sluice_gateway.records.registered import Registered
 from sluice_kit.call import Call
 from sluice_kit.config import ConfigDocument
-from sluice_kit.errors import ConflictError, PermissionDeniedError
+from sluice_kit.errors import ConflictError, PermissionDeniedError, SluiceError
 from sluice_kit.rpc import invalid_field
 
 log = logging.getLogger(__name__)
@@ -90,24 +91,83 @@ class Registration:
         records: Registered,
         catalog: Catalog,
         monitor: HealthMonitor,
+        poll_seconds: float | None,
     ) -> None:
+        """`poll_seconds`: how often to look what other gateways registered; None: there are none."""
+        self._poll_seconds = poll_seconds
+        self._polling: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+        self._restored: dict[str, str] = {}
+        """The addresses of those that are registered here as they are on record."""
+        self._refused: dict[str, str] = {}
+        """Those on record that are not allowed here, or hidden, so that it is said once."""
         self._allowed = allowed
         self._integrations = integrations
         self._records = records
         self._catalog = catalog
         self._monitor = monitor
 
-    def restore(self) -> None:
-        """Brings back what was registered before a restart, as far as the configuration still allows it."""
-        for name, address in self._records.all().items():
+    async def start(self) -> None:
+        """Brings back what was registered before a restart, and follows what other gateways register from now on.
+
+        Raises STORE_UNAVAILABLE for a file that cannot be read. A server that is away is asked again.
+        """
+        if self._poll_seconds is None:
+            await self._restore()
+        else:
+            self._polling = asyncio.get_running_loop().create_task(self._poll(self._poll_seconds))
+
+    async def close(self) -> None:
+        """Ends what `start` began."""
+        if self._polling is not None:
+            self._polling.cancel()
+            await asyncio.wait((self._polling,))
+
+    async def _poll(self, seconds: float) -> None:
+        away = False
+        while True:
+            try:
+                async with self._lock:
+                    await self._restore()
+                away = False
+            except SluiceError as error:
+                if not away:
+                    log.warning("registered integrations cannot be read", extra={"reason": error.reason_name})
+                away = True
+            await asyncio.sleep(seconds)
+
+    async def _restore(self) -> None:
+        """Makes the registered integrations those on record, as far as the configuration allows them."""
+        records = await self._records.all()
+        for name, address in list(self._restored.items()):
+            if records.get(name) != address:
+                self._take_away(name)
+        for name, address in records.items():
+            if name in self._restored or self._refused.get(name) == address:
+                continue
             if name in self._integrations:
                 log.warning("a registered integration is hidden by a configured one", extra={"integration": name})
             elif not self._allowed.allows(address):
                 log.warning("a registered integration is no longer allowed", extra={"integration": name})
             else:
-                self._integrations.add(name, address)
+                self._bring(name, address)
+                continue
+            self._refused[name] = address
 
-    def register(self, integration: str, address: str, call: Call) -> Integration:
+    def _bring(self, name: str, address: str) -> Integration:
+        added = self._integrations.add(name, address)
+        self._restored[name] = address
+        self._catalog.invalidate(name)
+        self._monitor.added(added)
+        return added
+
+    def _take_away(self, name: str) -> None:
+        del self._restored[name]
+        self._integrations.remove(name)
+        self._catalog.invalidate(name)
+        self._monitor.removed(name)
+
+    async def register(self, integration: str, address: str, call: Call) -> Integration:
         """Registers one. Again with the same address: it stays as it is.
 
         Raises InvalidRequestError, PermissionDeniedError for an address that is not allowed, ConflictError if the id is
@@ -119,26 +179,28 @@ class Registration:
                 f"integrations may not be registered at {address}; {_SETTING} says where they may",
                 metadata={"rule": _SETTING},
             )
-        if integration in self._integrations:
-            there = self._integrations.get(integration)
-            if there.registered and self._records.all().get(integration) == address:
-                return there
-            raise ConflictError(f"there is an integration '{integration}'", metadata={"resource": integration})
-        self._records.add(integration, address, call.identity)
-        added = self._integrations.add(integration, address)
-        self._catalog.invalidate(integration)
-        self._monitor.added(added)
+        async with self._lock:
+            await self._restore()
+            if integration in self._integrations:
+                there = self._integrations.get(integration)
+                if there.registered and self._restored.get(integration) == address:
+                    return there
+                raise ConflictError(f"there is an integration '{integration}'", metadata={"resource": integration})
+            await self._records.add(integration, address, call.identity)
+            added = self._bring(integration, address)
         log.info("integration registered", extra={"integration": integration})
         return added
 
-    def remove(self, integration: str) -> None:
+    async def remove(self, integration: str) -> None:
         """Removes one. Raises MODEL_NOT_FOUND, PermissionDeniedError for one of the configuration, STORE_UNAVAILABLE."""
-        if not self._integrations.get(integration).registered:
-            raise PermissionDeniedError(
-                f"'{integration}' stands in the configuration; remove it there", metadata={"integration": integration}
-            )
-        self._records.remove(integration)
-        self._integrations.remove(integration)
-        self._catalog.invalidate(integration)
-        self._monitor.removed(integration)
+        async with self._lock:
+            if integration not in self._integrations:
+                await self._restore()  # another gateway may have registered it a moment ago
+            if not self._integrations.get(integration).registered:
+                raise PermissionDeniedError(
+                    f"'{integration}' stands in the configuration; remove it there",
+                    metadata={"integration": integration},
+                )
+            await self._records.remove(integration)
+            self._take_away(integration)
         log.info("integration removed", extra={"integration": integration})

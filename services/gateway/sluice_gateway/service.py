@@ -24,6 +24,7 @@ from sluice_gateway.pipeline.calls import Admission, CallMeans
 from sluice_gateway.pipeline.plan import Planner, Routes
 from sluice_gateway.pipeline.run import Pipeline
 from sluice_gateway.pipeline.settle import Prices
+from sluice_gateway.records.database import open_records
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.registration import AllowList, Registration
 from sluice_gateway.reload import Reloader
@@ -94,7 +95,7 @@ class Gateway:
         planner = Planner(self._document, config, self._integrations)
         self.reloader = Reloader(self._document, planner, self._prices)
         peer = channels.get(config.retrieval.address, peers.RETRIEVAL) if config.retrieval is not None else None
-        self._ledger = Ledger(self._document.state_dir() / "gateway" / "records.db")
+        self._ledger = Ledger(open_records(self._document, config.records, self._document.state_dir() / "gateway"))
         server.add(usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"], UsageService(self._ledger.usage))
         self.catalog = Catalog(self._integrations, config.catalog)
         self.cache = AnswerCache(config.cache)
@@ -107,7 +108,7 @@ class Gateway:
             self.catalog,
             self.cache,
         )
-        self.conversations = Conversations(self._document, config.conversations, self.catalog, self._integrations)
+        self.conversations = Conversations(self._document, config, self.catalog, self._integrations)
         self._sweeper = Sweeper(config.retention, self.conversations, self._ledger)
         server.add(
             conversation_service_pb2.DESCRIPTOR.services_by_name["ConversationService"],
@@ -146,6 +147,7 @@ class Gateway:
             self._ledger.registered,
             self.catalog,
             self.monitor,
+            config.records.poll_seconds if self._ledger.shared else None,
         )
         server.add(
             integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],
@@ -156,7 +158,7 @@ class Gateway:
 
     async def start(self) -> None:
         await self._ledger.recover()
-        self._registration.restore()
+        await self._registration.start()
         await self.conversations.start()
         await self._integrations.start()
         self._sweeper.start()
@@ -185,6 +187,7 @@ class Gateway:
 
     async def stop(self) -> None:
         self.reloader.close()
+        await self._registration.close()
         if self._inside is not None:
             await self._inside.stop(0)
         await self._sweeper.close()

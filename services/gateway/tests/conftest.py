@@ -166,6 +166,20 @@ def database(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {"url": request.getfixturevalue("postgres_url")}
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def records(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of `gateway.records` for each kind of database, an empty one."""
+    return {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
+
+
+@pytest.fixture
+def start_recorded(records: dict[str, Any]) -> Start:
+    """As `start`, with the records in each kind of database."""
+    return lambda gateway=None, *arguments, **sections: started(
+        {"records": records, **(gateway or {})}, *arguments, **sections
+    )
+
+
 @pytest.fixture
 async def talker(database: dict[str, Any]) -> AsyncIterator[Talker]:
     """A client that talks in a conversation, which is still to be made."""

@@ -135,7 +135,7 @@ async def test_the_ledger_is_swept_a_little_at_a_time(start: Any, ask: Any) -> N
         shift = 3 * DAY * 1000 << 20
         for table in (responses, attempts):
             older = update(table).values(key=table.c.key - shift)
-            ledger._writer.run(lambda connection, older=older: connection.execute(older))
+            await ledger._writer.ask(lambda connection, older=older: connection.execute(older))
         await client.stream(ask())
         assert await sweeper.sweep() is True
         assert (len(await client.rows("responses")), len(await client.rows("attempts"))) == (3, 3)

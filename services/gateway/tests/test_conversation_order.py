@@ -237,7 +237,7 @@ async def test_a_shared_log_forgets_with_the_conversation(
     settings = {
         "replicas": 2,
         "log": {"redis": {"url": redis_url}},
-        "conversations": {"url": postgres_url},
+        "records": {"url": postgres_url},  # and so the conversations', too
     }
     async with start(settings) as one, start(settings) as two:
         here, there = Talker(one, ask), Talker(two, ask)

@@ -127,10 +127,10 @@ async def test_a_hedge_that_cannot_be_recorded_leaves_the_first_alone(start: Any
         spec = ask("scripted/text?tokens=2&ttft_ms=200", fallbacks=[FAST], hedge=hedge(40))
         call = client.chat.StreamChat(pb.StreamChatRequest(spec=spec))
         await client.collect(call, until=lambda seen: "accepted" in seen.kinds)
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
         hedges = client.gateway.pipeline._means.hedges
         await until(lambda: hedges._balance < 10)
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
         seen = await client.collect(call)
     assert seen.error is None
     assert seen.kinds[-1] == "completed"

@@ -102,7 +102,7 @@ async def test_a_client_that_stops_reading_is_ended_and_can_resume(start: Any, a
             )(pb.StreamChatRequest(spec=spec))
             first = await call.read()
             name = first.events[0].accepted.response
-            response = client.gateway.responses.get(name, "local")
+            response = await client.gateway.responses.get(name, "local")
             # The upstream was held back while the client was behind: nothing near the whole answer is in the log.
             await until(lambda: not response.watchers)
             seen = await client.resume(name)
@@ -125,7 +125,7 @@ async def test_a_slow_client_holds_the_upstream_back(start: Any, ask: Any, until
                 pb.StreamChatResponse.FromString,
             )(pb.StreamChatRequest(spec=ask("scripted/text?tokens=200000&batch=500")))
             name = (await call.read()).events[0].accepted.response
-            response = client.gateway.responses.get(name, "local")
+            response = await client.gateway.responses.get(name, "local")
             # The queue is full, and stays so: no more is read from the adapter than fits.
             await until(lambda: response.log.written > 65536)
             await asyncio.sleep(0.3)

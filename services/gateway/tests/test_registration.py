@@ -54,7 +54,8 @@ async def failure_of(call: Any) -> SluiceError:
     return from_rpc_error(caught.value)
 
 
-async def test_one_that_came_answers_and_outlives_a_restart(start: Any, ask: Any, tmp_path: Path) -> None:
+async def test_one_that_came_answers_and_outlives_a_restart(start_recorded: Any, ask: Any, tmp_path: Path) -> None:
+    start = start_recorded
     address = f"unix:{tmp_path}/extra.sock"
     document = document_of({"providers": {"extra": {"adapter": "scripted", "listen": address}}}, tmp_path)
     gateway = everywhere(tmp_path)

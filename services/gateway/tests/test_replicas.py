@@ -1,4 +1,4 @@
-"""Several gateways without a shared log are refused, before anything starts."""
+"""Several gateways without a log and records that they share are refused, before anything starts."""
 
 from typing import Any
 
@@ -6,11 +6,18 @@ import pytest
 
 from sluice_kit.config import ConfigError
 
+REDIS = {"redis": {"url": "redis://127.0.0.1:1/0"}}
+
 
 @pytest.mark.parametrize(
     ("section", "path"),
     [
-        ({"replicas": 2}, "gateway.replicas"),
+        ({"replicas": 2}, "gateway.log.redis"),
+        ({"replicas": 2, "log": REDIS}, "gateway.records.url"),
+        ({"replicas": 2, "log": REDIS, "records": {"url": "sqlite:///records.db"}}, "gateway.records.url"),
+        ({"records": {"url": "${NO_SUCH_DATABASE}"}}, "gateway.records.url"),
+        ({"records": {"url": "mysql://user@host/database"}}, "gateway.records.url"),
+        ({"records": {"url": "no database"}}, "gateway.records.url"),
         ({"log": {"redis": {"url": "${NO_SUCH_REDIS}"}}}, "gateway.log.redis.url"),
     ],
 )

@@ -2,9 +2,11 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
@@ -12,6 +14,18 @@ from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.records.ledger import Ledger
 
 R = ErrorReason
+
+
+@pytest.fixture
+def start(start_recorded: Any) -> Any:
+    """Every test below is for both kinds of database."""
+    return start_recorded
+
+
+@pytest.fixture
+async def client(start: Any) -> AsyncIterator[Any]:
+    async with start() as running:
+        yield running
 
 
 def new_id() -> str:
@@ -120,6 +134,7 @@ async def test_an_id_outlives_the_process(start: Any, ask: Any, tmp_path: Path) 
     assert fresh.error is None
 
 
+@pytest.mark.parametrize("records", ["sqlite"], indirect=True)  # of a server's: test_shared_records.py
 async def test_what_a_crash_left_open_is_ended(start: Any, ask: Any, tmp_path: Path) -> None:
     """The ledger as it stands in the middle of a response is what a kill -9 leaves behind."""
     request_id = new_id()
@@ -153,10 +168,10 @@ async def test_an_id_that_could_not_be_recorded_is_free_again(start: Any, ask: A
     request_id = new_id()
     async with start() as client:
         ledger: Ledger = client.gateway._ledger
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE responses RENAME TO away"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE responses RENAME TO away"))
         refused = await client.stream(ask(), request_id)
         unnamed = await client.stream(ask())
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO responses"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO responses"))
         taken = await client.stream(ask(), request_id)
         attempts = await client.rows("attempts")
     for seen in (refused, unnamed):
@@ -175,9 +190,9 @@ async def test_what_nobody_waits_for_is_written_again(start: Any, ask: Any) -> N
         record = AttemptRecord(1, seen.events[0][1].accepted.targets[0])
         record.id, record.key = before["id"], before["key"]
         record.usage.output_tokens = 777
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
         ledger.attempt_ended(record)
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
         assert (await client.stream(ask())).error is None
         rows = {row["id"]: row for row in await client.rows("attempts")}
     assert rows[record.id]["output_tokens"] == 777

@@ -108,7 +108,7 @@ class OneResponse(RuleBasedStateMachine):
         self.loop.advance(0.1)
         accepted = ev.Event.FromString(self.views[0].events[0][1]).accepted
         self.name = accepted.response
-        self.response = self.gateway.responses.get(self.name, "local")
+        self.response = self.gateway.responses._by_id[self.name.removeprefix("responses/")]
 
     @staticmethod
     async def _nothing() -> None:

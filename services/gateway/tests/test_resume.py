@@ -127,7 +127,7 @@ async def test_after_the_window_the_finished_answer_is_left(start: Any, ask: Any
         spec = ask("scripted/text?tokens=30")
         seen = await client.stream(spec, request_id)
         folded = (await client.chat.Chat(pb.ChatRequest(spec=spec, request_id=request_id))).answer
-        response = client.gateway.responses.get(seen.response, "local")
+        response = await client.gateway.responses.get(seen.response, "local")
         await until(lambda: not response.log.batches())
         kept = client.gateway.responses.kept_bytes
         repeated, early = await client.stream(spec, request_id), await client.resume(seen.response, 3)
@@ -163,7 +163,7 @@ async def test_a_number_that_no_event_has_had_is_refused(client: Any, ask: Any) 
 async def test_a_failure_that_is_kept_holds_no_frames(client: Any, ask: Any) -> None:
     """However often it is told: each telling would add to its traceback, and with it keep a call alive."""
     seen = await client.stream(ask("scripted/text?fault=cut@4"))
-    error = client.gateway.responses.get(seen.response, "local").error
+    error = (await client.gateway.responses.get(seen.response, "local")).error
     for _ in range(3):
         again = await client.resume(seen.response)
         assert again.error is not None

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.gateway.v1 import usage_service_pb2 as pb
 from sluice.gateway.v1 import usage_service_pb2_grpc as pb_grpc
 from sluice_gateway.records import usage
+from sluice_gateway.records.database import FileDatabase
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.records.migrate import SCHEMA
 from sluice_gateway.records.schema import attempts, first_key
@@ -29,6 +30,18 @@ from sluice_kit.errors import SluiceError, from_rpc_error
 R = ErrorReason
 TENANT, PROVIDER, MODEL, CONVERSATION, OPERATION = range(1, 6)
 DAY, WEEK, MONTH = 1, 2, 3
+
+
+@pytest.fixture
+def start(start_recorded: Any) -> Any:
+    """Every test below is for both kinds of database."""
+    return start_recorded
+
+
+@pytest.fixture
+async def client(start: Any) -> AsyncIterator[Any]:
+    async with start() as running:
+        yield running
 
 
 def at(moment: str) -> Timestamp:
@@ -80,8 +93,8 @@ ROWS = [
 WINTER = {"start_time": at("2024-12-01T00:00:00"), "end_time": at("2025-03-01T00:00:00")}
 
 
-def fill(client: Any) -> None:
-    client.gateway._ledger._writer.run(lambda connection: connection.execute(insert(attempts), ROWS))
+async def fill(client: Any) -> None:
+    await client.gateway._ledger._writer.ask(lambda connection: connection.execute(insert(attempts), ROWS))
 
 
 async def query(client: Any, metadata: Any = None, **fields: Any) -> pb.QueryUsageResponse:
@@ -105,7 +118,7 @@ def days(answer: pb.QueryUsageResponse) -> dict[str, int]:
 
 
 async def test_time_is_divided_in_utc(client: Any) -> None:
-    fill(client)
+    await fill(client)
     assert days(await query(client, granularity=DAY, **WINTER)) == {
         "2024-12-29 00:00": 1,
         "2024-12-30 00:00": 1,
@@ -135,7 +148,7 @@ async def test_time_is_divided_in_utc(client: Any) -> None:
 
 
 async def test_figures_say_how_certain_they_are(client: Any) -> None:
-    fill(client)
+    await fill(client)
     totals = (await query(client, **WINTER)).totals
     outcomes = (totals.completed, totals.failed, totals.cancelled, totals.running, totals.cached)
     assert outcomes == (4, 1, 1, 1, 1)
@@ -154,7 +167,7 @@ async def test_figures_say_how_certain_they_are(client: Any) -> None:
 
 
 async def test_rows_are_told_apart_by_what_is_asked(client: Any) -> None:
-    fill(client)
+    await fill(client)
     answer = await query(client, group_by=[MODEL, PROVIDER], **WINTER)
     assert [(one.provider, one.model, one.figures.requests) for one in answer.rows] == [
         ("p", "m", 5),
@@ -178,7 +191,7 @@ async def test_rows_are_told_apart_by_what_is_asked(client: Any) -> None:
 
 
 async def test_pages_hold_each_row_once(client: Any) -> None:
-    fill(client)
+    await fill(client)
     asked: Mapping[str, Any] = {"granularity": DAY, "group_by": [PROVIDER, MODEL], "label_keys": ["team"]}
     whole = await query(client, **asked, **WINTER)
     seen: list[pb.UsageRow] = []
@@ -282,16 +295,16 @@ async def test_a_query_is_bounded_in_time_and_number(client: Any, monkeypatch: p
     with pytest.raises(asyncio.CancelledError):
         await leaving
     assert reader._running == 0
-    fill(client)
+    await fill(client)
     assert (await query(client, **WINTER)).totals.attempts == 7
 
 
 async def test_what_cannot_be_read_is_said(client: Any) -> None:
     ledger: Ledger = client.gateway._ledger
-    ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
+    await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
     failure = await failure_of(query(client))
     assert failure.reason == R.ERROR_REASON_STORE_UNAVAILABLE
-    ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
+    await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
     assert (await query(client)).totals.attempts == 0
 
 
@@ -310,6 +323,7 @@ CREATE TABLE attempts ("key" INTEGER NOT NULL, id VARCHAR(36) NOT NULL, response
 """
 
 
+@pytest.mark.parametrize("records", ["sqlite"], indirect=True)
 async def test_tables_of_an_older_program_are_brought_up_to_date(start: Any, ask: Any, tmp_path: Path) -> None:
     (tmp_path / "gateway").mkdir()
     path = tmp_path / "gateway" / "records.db"
@@ -339,4 +353,4 @@ async def test_tables_of_an_older_program_are_brought_up_to_date(start: Any, ask
         connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA + 1}")
     engine.dispose()
     with pytest.raises(ConfigError, match="newer version"):
-        Ledger(path)
+        FileDatabase(path)

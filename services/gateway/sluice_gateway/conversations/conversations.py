@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, WhenBusy
 from sluice_gateway.catalog import Catalog
-from sluice_gateway.config import ConversationsConfig
+from sluice_gateway.config import GatewayConfig
 from sluice_gateway.conversations import store, turns
 from sluice_gateway.conversations.database import Database
 from sluice_gateway.conversations.order import Order
@@ -20,6 +20,7 @@ from sluice_gateway.conversations.recall import Recall
 from sluice_gateway.conversations.retention import Retention, Swept, sweep
 from sluice_gateway.conversations.talk import Talk
 from sluice_gateway.integrations import Integrations
+from sluice_gateway.records.url import SETTING, is_shared
 from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import CancelledByOwnerError, SluiceError
 from sluice_kit.ids import new_uuid
@@ -44,21 +45,17 @@ class Conversations:
     """
 
     def __init__(
-        self, document: ConfigDocument, config: ConversationsConfig, catalog: Catalog, integrations: Integrations
+        self, document: ConfigDocument, gateway: GatewayConfig, catalog: Catalog, integrations: Integrations
     ) -> None:
         """Raises ConfigError if the database cannot be one."""
+        config = gateway.conversations
         folder = document.state_dir() / "gateway"
         age = config.max_age_seconds
         self._retention = Retention(None if age is None else int(age * _NS), config.max_turns)
         self._history_bytes = config.history_bytes
         self._owner = turns.Owner(_instance(folder / "instance"), int(config.lease_seconds * _NS))
         self._renew_seconds = config.lease_seconds / _RENEWALS
-        url = config.url
-        if url is not None and url.missing is not None:
-            raise document.error("gateway.conversations.url", f"{url.missing} is not set")
-        self._database = Database(
-            None if url is None else url.reveal(), folder / "conversations.db", config.connections, self._recover
-        )
+        self._database = _database(document, gateway, folder / "conversations.db", self._recover)
         self._recall = Recall(catalog, integrations, config.context_tokens)
         self._order = Order(config.max_waiting)
         self._renewing: asyncio.Task[None] | None = None
@@ -176,6 +173,20 @@ async def _cancel(responses: Iterable["Response"]) -> None:
         waiting.append(response.done)
     if waiting:
         await asyncio.wait(waiting, timeout=_CANCEL_SECONDS)
+
+
+def _database(
+    document: ConfigDocument, gateway: GatewayConfig, path: Path, recover: Callable[[Session], None]
+) -> Database:
+    """Returns the database of the configuration: its own, that of the records where several gateways may share it, or
+    a file."""
+    setting, url = "gateway.conversations.url", gateway.conversations.url
+    if url is not None and url.missing is not None:
+        raise document.error(setting, f"{url.missing} is not set")
+    if url is None and is_shared(document, gateway.records):
+        setting, url = SETTING, gateway.records.url
+    text = None if url is None else url.reveal()
+    return Database(text, path, gateway.conversations.connections, recover, setting)
 
 
 def _instance(path: Path) -> str:

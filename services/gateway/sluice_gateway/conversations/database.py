@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.conversations.migrate import prepare
+from sluice_gateway.records.url import POSTGRES, SQLITE, url_of
 from sluice_kit.config import ConfigError
 from sluice_kit.errors import SluiceError, make_error
 
@@ -21,9 +22,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _READERS: Final = 4
-_SQLITE: Final = "sqlite"
-_POSTGRES: Final = "postgresql"
-_DRIVER: Final = "postgresql+psycopg"
 _CONNECT_SECONDS: Final = 5
 _STATEMENT_MS: Final = 30_000
 
@@ -45,8 +43,8 @@ class Database:
         setting: str = "gateway.conversations.url",
     ) -> None:
         """`url` None: SQLite at `path`. `recover` runs once, when the tables are ready. Raises ConfigError."""
-        self._url = _url_of(url, path, setting)
-        self.shared = self._url.get_backend_name() == _POSTGRES
+        self._url = URL.create(SQLITE, database=str(path)) if url is None else url_of(url, setting)
+        self.shared = self._url.get_backend_name() == POSTGRES
         """Whether several gateways may share it."""
         self._recover = recover
         self._engine = self._make_engine(connections, setting)
@@ -139,20 +137,6 @@ class Database:
         self._writer.shutdown()
         self._readers.shutdown()
         self._engine.dispose()
-
-
-def _url_of(url: str | None, path: Path, setting: str) -> URL:
-    if url is None:
-        return URL.create(_SQLITE, database=str(path))
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise ConfigError(f"{setting}: not a URL of a database") from None  # which is not repeated: it has a password
-    if parsed.get_backend_name() == _POSTGRES or parsed.drivername == "postgres":
-        return parsed.set(drivername=_DRIVER)
-    if parsed.drivername == _SQLITE and parsed.database:
-        return parsed
-    raise ConfigError(f"{setting}: expected postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH")
 
 
 def _configure(connection: Any, _record: Any) -> None:

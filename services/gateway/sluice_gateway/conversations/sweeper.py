@@ -57,7 +57,7 @@ class Sweeper:
         """Makes one pass. Returns whether it left work behind. Raises STORE_UNAVAILABLE."""
         config, now = self._config, time.time_ns()
         more = await self._conversations.sweep(config.batch)
-        swept = self._ledger.sweep(
+        swept = await self._ledger.sweep(
             responses_before=_before(now, config.responses_seconds),
             attempts_before=_before(now, config.attempts_seconds),
             limit=config.batch,

@@ -8,20 +8,19 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import ColumnElement, Connection, bindparam, create_engine, event, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.pool import NullPool
+from sqlalchemy import ColumnElement, Connection, select
 
 from sluice.chat.v1 import event_pb2, usage_pb2
-from sluice_gateway.records.migrate import prepare
+from sluice_gateway.records.database import RecordsDatabase
+from sluice_gateway.records.left import REQUEST_ID_SECONDS
 from sluice_gateway.records.registered import Registered
-from sluice_gateway.records.schema import Keys, attempts, first_key, metadata, responses
+from sluice_gateway.records.schema import Keys, metadata, responses
+from sluice_gateway.records.statements import Statements
 from sluice_gateway.records.sweep import sweep
 from sluice_gateway.records.usage import UsageReader
-from sluice_gateway.records.writer import Row, Statement, Writer
+from sluice_gateway.records.writer import Row, unavailable
 from sluice_kit.errors import SluiceError, reason_name
 
 if TYPE_CHECKING:
@@ -40,21 +39,9 @@ _SOURCES: Mapping[int, str] = {
     usage_pb2.UsageSource.USAGE_SOURCE_ESTIMATED: "estimated",
     usage_pb2.UsageSource.USAGE_SOURCE_PARTIAL: "partial",
 }
-_ENDED = (
-    "outcome",
-    "reason",
-    "input_tokens",
-    "cached_input_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "usage_source",
-    "cost_nano_usd",
-    "ttft_us",
-    "duration_us",
-)
-REQUEST_ID_SECONDS = 24 * 3600
-"""How long a request id is remembered."""
-
+_CLAIM_TRIES = 3
+_BYTES_PER_TOKEN = 4
+"""As wherever nobody counted."""
 
 _CLAIM = select(responses.c.id, responses.c.fingerprint, responses.c.state, responses.c.reason)
 
@@ -94,37 +81,24 @@ class Request(Protocol):
 
 
 class Ledger:
-    """Responses and attempts in a database. Make it inside the event loop. Raises ConfigError for a newer program's."""
+    """Responses and attempts in a database. For the event loop's thread."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Named parameters let rows go to the driver as they are.
-        self._engine = create_engine(
-            f"sqlite:///{path}", paramstyle="named", poolclass=NullPool, connect_args={"check_same_thread": False}
-        )
-        event.listen(self._engine, "connect", _pragmas)
-        prepare(self._engine, path)
-        self._insert_response = Statement(self._engine, insert(responses))
-        self._insert_attempt = Statement(self._engine, insert(attempts))
-        self._claim = Statement(self._engine, upsert(responses).on_conflict_do_nothing())
-        self._end_response = Statement(
-            self._engine,
-            update(responses)
-            .where(responses.c.key == bindparam("row"))
-            .values(state=bindparam("state"), reason=bindparam("reason"), end_ns=bindparam("end_ns")),
-        )
-        self._end_attempt = Statement(
-            self._engine,
-            update(attempts)
-            .where(attempts.c.key == bindparam("row"))
-            .values({name: bindparam(name) for name in _ENDED}),
-        )
-        self._keys = Keys()
-        self._writer = Writer(self._engine)
-        self.usage = UsageReader(path, self._writer.flush)
+    def __init__(self, database: RecordsDatabase) -> None:
+        self._database = database
+        self._instance = database.instance
+        self._statements = Statements(database.engine, shared=database.shared)
+        self._keys = Keys(shared=database.shared)
+        database.on_slot(self._take_slot)
+        self._writer = database.writer
+        self.shared = database.shared
+        """Whether several gateways may have it."""
+        self.usage = UsageReader(database.reading, self._writer.flush)
         """Sums over the attempts."""
         self.registered = Registered(self._writer)
         """The integrations that were registered at run time."""
+
+    def _take_slot(self, slot: int) -> None:
+        self._keys.slot = slot
 
     @property
     def queued(self) -> int:
@@ -132,14 +106,21 @@ class Ledger:
         return self._writer.queued
 
     async def recover(self) -> None:
-        """Ends what a crash left open: responses as RESPONSE_LOST, attempts with what they are known to have used."""
-        self._writer.run(_recover)
+        """Ends what a crash left open: responses as RESPONSE_LOST, attempts with what they are known to have used.
+
+        Raises ConfigError for the tables of a newer program. A server that is away is no reason not to start.
+        """
+        await self._database.recover()
 
     async def close(self) -> None:
         """Writes what is queued and closes the database."""
         await self.usage.close()
         await self._writer.close()
-        self._engine.dispose()
+        await self._database.close()
+
+    async def ping(self) -> None:
+        """Raises STORE_UNAVAILABLE if the database does not answer."""
+        await self._database.ping()
 
     async def accept(self, response: "Response", row: Row, attempt: "AttemptRecord | None") -> Claim | None:
         """Commits a response's row, and that of its first attempt if it begins at once.
@@ -147,33 +128,50 @@ class Ledger:
         Returns None if the response is on record now, or the earlier claim if its request id was taken before. Raises
         STORE_UNAVAILABLE.
         """
-        rows = [] if attempt is None else [(self._insert_attempt, self._attempt_row(response, attempt))]
+        statements = self._statements
+        rows = [] if attempt is None else [(statements.insert_attempt, self._attempt_row(response, attempt))]
         if row["request_id"] is None:
-            await self._writer.write((self._insert_response, row), *rows)
+            await self._writer.write((statements.insert_response, row), *rows)
             return None
-        if await self._writer.claim(self._claim, row, *rows):
-            return None
-        return self._writer.run(lambda connection: _first_claim(connection, _CLAIM.where(*_same_request(row))))
+        query = _CLAIM.where(*_same_request(row))
+        for _ in range(_CLAIM_TRIES):
+            if await self._writer.claim(statements.claim, row, *rows):
+                return None
+            claim = await self._writer.ask(lambda connection: _first_claim(connection, query))
+            if claim is not None:
+                return claim
+            # The id became free between the two questions.
+        raise unavailable("ClaimLost")
 
     def answered_from_cache(self, request: Request, record: "AttemptRecord") -> None:
         """Writes that a kept answer made an attempt at its target unnecessary."""
         row = self._attempt_row(request, record)
         free = {"outcome": "cached", "usage_source": "", "cost_nano_usd": 0}
-        self._writer.write_soon((self._insert_attempt, {**row, **free}))
+        self._writer.write_soon((self._statements.insert_cached, {**row, **free}))
 
     async def attempt_started(self, request: Request, attempt: "AttemptRecord") -> None:
         """Commits an attempt's row. Raises STORE_UNAVAILABLE."""
-        await self._writer.write((self._insert_attempt, self._attempt_row(request, attempt)))
+        await self._writer.write((self._statements.insert_attempt, self._attempt_row(request, attempt)))
 
     def attempt_ended(self, attempt: "AttemptRecord") -> None:
         """Writes what an attempt used and how it ended."""
-        self._writer.write_soon((self._end_attempt, {"row": attempt.key, **_end_of(attempt)}))
+        self._writer.write_soon((self._statements.end_attempt, {"row": attempt.key, **_end_of(attempt)}))
+
+    def response_left(self, response: "Response") -> None:
+        """Writes the end of a response whose gateway died, and of its attempts: the last made what there is of text.
+
+        What is on record as ended stays as it is.
+        """
+        size = len(response.answer().text.encode())
+        row = {"row": response.row_key, "end_ns": time.time_ns(), "output_tokens": -(-size // _BYTES_PER_TOKEN)}
+        statements = self._statements
+        self._writer.write_soon((statements.leave_response, row), (statements.leave_attempts, row))
 
     def response_ended(self, response: "Response") -> None:
         """Writes how a response ended."""
         reason = response.error.reason_name if isinstance(response.error, SluiceError) else ""
         row = {"row": response.row_key, "state": response.state.value, "reason": reason, "end_ns": time.time_ns()}
-        self._writer.write_soon((self._end_response, row))
+        self._writer.write_soon((self._statements.end_response, row))
 
     def response_row(
         self, response: "Response", method: str, request_id: str, model: str, labels: Mapping[str, str]
@@ -195,6 +193,7 @@ class Ledger:
             "reason": "",
             "accept_ns": response.accept_time_ns,
             "end_ns": None,
+            "instance": self._instance,
         }
 
     def _attempt_row(self, request: Request, attempt: "AttemptRecord") -> Row:
@@ -212,10 +211,11 @@ class Ledger:
             "provider": attempt.target.provider,
             "model": attempt.target.model,
             "start_ns": now,
+            "instance": self._instance,
             **_end_of(attempt),
         }
 
-    def sweep(self, *, responses_before: int | None, attempts_before: int | None, limit: int) -> bool:
+    async def sweep(self, *, responses_before: int | None, attempts_before: int | None, limit: int) -> bool:
         """Deletes at most `limit` rows of each table that were made before a time, in nanoseconds since 1970.
 
         None: none of that table. What runs stays, and so do responses whose ids are remembered. Returns whether it left
@@ -223,21 +223,21 @@ class Ledger:
         """
         if responses_before is not None:
             responses_before = min(responses_before, time.time_ns() - REQUEST_ID_SECONDS * 10**9)
-        return self._writer.run(lambda connection: sweep(connection, responses_before, attempts_before, limit))
+        return await self._writer.ask(lambda connection: sweep(connection, responses_before, attempts_before, limit))
 
     def new_key(self) -> int:
         """Returns the key of a row that is made now."""
         return self._keys.next(time.time_ns())
 
-    def find(self, tenant: str, key: int, response_id: str) -> Claim | None:
+    async def find(self, tenant: str, key: int, response_id: str) -> Claim | None:
         """Returns what is on record of a response that is no longer in memory. Raises STORE_UNAVAILABLE."""
         query = _CLAIM.where(responses.c.key == key, responses.c.id == response_id, responses.c.tenant == tenant)
-        return self._writer.run(lambda connection: _first_claim(connection, query))
+        return await self._writer.ask(lambda connection: _first_claim(connection, query))
 
     async def rows(self, table: str) -> list[dict[str, Any]]:
         """Returns every row of a table, for tests and checks."""
         query = select(metadata.tables[table])
-        return self._writer.run(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+        return await self._writer.ask(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
@@ -259,30 +259,6 @@ def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:
         "ttft_us": None if attempt.ttft is None else int(attempt.ttft * 1e6),
         "duration_us": None if attempt.duration is None else int(attempt.duration * 1e6),
     }
-
-
-def _pragmas(connection: Any, _: Any) -> None:
-    # WAL with NORMAL never corrupts; a power cut may lose the last commits, a crash of the process none. Waiting for
-    # locks and checkpoints is the writer's business.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=0", "wal_autocheckpoint=0"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _recover(connection: Connection) -> None:
-    now = time.time_ns()
-    # No response lasts longer than a day, so nothing older can be open; the keys make that a short read.
-    recent = first_key(now - 2 * REQUEST_ID_SECONDS * 10**9)
-    lost = {"state": "failed", "reason": "RESPONSE_LOST", "end_ns": now}
-    connection.execute(update(responses).where(responses.c.key >= recent, responses.c.state == "running").values(lost))
-    connection.execute(
-        update(attempts)
-        .where(attempts.c.key >= recent, attempts.c.outcome == "running")
-        .values(outcome="failed", usage_source="estimated")
-    )
-    old = first_key(now - REQUEST_ID_SECONDS * 10**9)
-    connection.execute(
-        update(responses).where(responses.c.request_id.is_not(None), responses.c.key < old).values(request_id=None)
-    )
 
 
 def _same_request(row: Row) -> Sequence[ColumnElement[bool]]:

@@ -3,25 +3,26 @@
 import time
 from collections.abc import Mapping
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import Connection, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from sluice.auth.v1.identity_pb2 import Identity
 from sluice_gateway.records.schema import integrations
-from sluice_gateway.records.writer import Writer
+from sluice_gateway.records.writer import RecordWriter
 
 
 class Registered:
     """Their rows. Every method raises STORE_UNAVAILABLE."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: RecordWriter) -> None:
         self._writer = writer
 
-    def all(self) -> Mapping[str, str]:
+    async def all(self) -> Mapping[str, str]:
         """Returns the address of each, by id."""
         query = select(integrations.c.id, integrations.c.address).order_by(integrations.c.id)
-        return self._writer.run(lambda connection: {row.id: row.address for row in connection.execute(query)})
+        return await self._writer.ask(lambda connection: {row.id: row.address for row in connection.execute(query)})
 
-    def add(self, integration: str, address: str, who: Identity) -> None:
+    async def add(self, integration: str, address: str, who: Identity) -> None:
         """Keeps one, in place of one of the same id."""
         row = {
             "id": integration,
@@ -30,9 +31,14 @@ class Registered:
             "subject": who.subject,
             "create_ns": time.time_ns(),
         }
-        self._writer.run(lambda connection: connection.execute(insert(integrations).prefix_with("OR REPLACE"), row))
+        await self._writer.ask(lambda connection: _put(connection, row))
 
-    def remove(self, integration: str) -> None:
+    async def remove(self, integration: str) -> None:
         """Forgets one."""
         gone = delete(integrations).where(integrations.c.id == integration)
-        self._writer.run(lambda connection: connection.execute(gone))
+        await self._writer.ask(lambda connection: connection.execute(gone))
+
+
+def _put(connection: Connection, row: Mapping[str, object]) -> None:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    connection.execute(dialect.insert(integrations).values(row).on_conflict_do_update(index_elements=["id"], set_=row))

@@ -31,6 +31,8 @@ responses = Table(
     Column("reason", String(64), nullable=False),
     Column("accept_ns", BigInteger, nullable=False),
     Column("end_ns", BigInteger),
+    # The gateway that makes it. Empty where only one can: a file is one gateway's.
+    Column("instance", String(32), nullable=False, server_default=""),
 )
 # One response for each request id: invariant I1. Requests without one cost nothing here.
 Index(
@@ -73,10 +75,29 @@ attempts = Table(
     # Null: no content came.
     Column("ttft_us", BigInteger),
     Column("duration_us", BigInteger),
+    # As of a response.
+    Column("instance", String(32), nullable=False, server_default=""),
 )
 
 # A tenant's rows of a range of time. New ones go to the end of their tenant's, so a commit touches one page more.
 ATTEMPTS_OF_TENANT: Final = Index("attempts_tenant", attempts.c.tenant, attempts.c.key)
+
+# What runs, where several gateways share the tables: few rows among many, which a survivor looks for.
+Index("responses_running", responses.c.instance, postgresql_where=responses.c.state == "running").ddl_if("postgresql")
+Index("attempts_running", attempts.c.instance, postgresql_where=attempts.c.outcome == "running").ddl_if("postgresql")
+
+# The gateways that share the tables. What runs and names none of them was left by one that died.
+instances = Table(
+    "instances",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    # The state folder that it runs in: who comes after it there knows that it is gone.
+    Column("home", String(32), nullable=False),
+    # Its share of the keys.
+    Column("slot", Integer, nullable=False, unique=True),
+    # By the database's clock: whose lease is over is dead to the others.
+    Column("until_ns", BigInteger, nullable=False),
+)
 
 # What was registered at run time; it belongs to the whole mesh, and the row says who did it.
 integrations = Table(
@@ -90,17 +111,26 @@ integrations = Table(
 )
 
 _MILLISECOND_BITS: Final = 20
+SLOTS: Final = 1024
+"""So many gateways may share the tables; each can make as many rows a millisecond."""
 
 
 class Keys:
-    """Makes keys that grow with time: milliseconds since 1970, and 20 bits that tell rows of one millisecond apart."""
+    """Makes keys that grow with time: milliseconds since 1970, and 20 bits that tell rows of one millisecond apart.
 
-    def __init__(self) -> None:
+    Gateways that share the tables have slots, which the lowest bits tell, so that no two of them make the same key.
+    """
+
+    def __init__(self, *, shared: bool) -> None:
+        self._step = SLOTS if shared else 1
         self._last = 0
+        self.slot = 0
+        """Below SLOTS; 0 where the tables are not shared."""
 
     def next(self, now_ns: int) -> int:
         """Returns a key for a row made now, above every one before."""
-        self._last = max(self._last + 1, first_key(now_ns))
+        least = max(self._last + 1, first_key(now_ns))
+        self._last = least + (self.slot - least) % self._step
         return self._last
 
 

@@ -18,4 +18,6 @@ def sweep(connection: Connection, responses_before: int | None, attempts_before:
 def _delete(connection: Connection, table: Table, before: int, condition: ColumnElement[bool], limit: int) -> bool:
     # Keys grow with time: what is old is at the beginning, and no more than that is read.
     old = select(table.c.key).where(table.c.key < first_key(before), condition).order_by(table.c.key).limit(limit)
+    # What another gateway deletes at this moment is not waited for. (SQLite has one gateway, and no such words.)
+    old = old.with_for_update(skip_locked=True)
     return connection.execute(delete(table).where(table.c.key.in_(old))).rowcount == limit

@@ -1,19 +1,21 @@
 """Sums over the ledger's attempts, computed by the database in threads of their own.
 
-The write-ahead log lets them read beside the writer. SQLite gives the interpreter's lock away while it computes, and
-few rows come out, so the event loop goes on undisturbed, however many rows are added up.
+The write-ahead log lets them read beside the writer. SQLite gives the interpreter's lock away while it computes (and
+Postgres computes elsewhere), and few rows come out, so the event loop goes on undisturbed, however many rows are added
+up.
 """
 
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import (
+    JSON,
+    BigInteger,
     ColumnElement,
     Engine,
     Executable,
@@ -21,14 +23,13 @@ from sqlalchemy import (
     Select,
     String,
     cast,
-    create_engine,
+    collate,
     func,
     literal,
     select,
     tuple_,
 )
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.records.schema import attempts, first_key
@@ -45,7 +46,6 @@ _MAX_WAITING: Final = 16
 _SECONDS: Final = 20.0
 """Longest that the database may compute. A long read also keeps the write-ahead log from being cut back."""
 _INTERRUPT_SECONDS: Final = 0.05
-_LOCKED_SECONDS: Final = 2.0
 _DAY_NS: Final = 86_400 * 10**9
 _WEEKDAY_OF_1970: Final = 3
 """The first day of 1970 was a Thursday: three days after Monday."""
@@ -85,8 +85,9 @@ _OUTCOMES: Final = ("completed", "failed", "cancelled", "running", "cached")
 class UsageReader:
     """Answers queries. Make it inside the event loop; `flush` has the writer write what is queued."""
 
-    def __init__(self, path: Path, flush: Callable[[], None]) -> None:
-        self._engine: Engine = create_engine("sqlite://", creator=lambda: _open(path), poolclass=NullPool)
+    def __init__(self, engine: Engine, flush: Callable[[], Awaitable[None]]) -> None:
+        """`engine` gives each reader a connection of its own, which it closes."""
+        self._engine = engine
         self._flush = flush
         self._threads = ThreadPoolExecutor(_THREADS, "sluice-usage")
         self._running = 0
@@ -96,7 +97,7 @@ class UsageReader:
 
         Raises TOO_MANY_IN_FLIGHT, DEADLINE_EXCEEDED or STORE_UNAVAILABLE.
         """
-        statement, names = _grouped(query)
+        statement, names = _grouped(query, postgres=self._engine.dialect.name == "postgresql")
         rows = statement.subquery()
         keys = [rows.c[name] for name in names]
         chosen = select(rows).order_by(*keys).limit(limit)
@@ -112,12 +113,11 @@ class UsageReader:
     async def close(self) -> None:
         """Ends what runs."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
-        self._engine.dispose()
 
     async def _run(self, statement: Executable) -> Sequence[Mapping[str, Any]]:
         if self._running >= _MAX_WAITING:
             raise LimitError("the gateway answers as many queries of its records as it may", retry_after=1.0)
-        self._flush()
+        await self._flush()
         reading = _Reading(self._engine, statement)
         loop = asyncio.get_running_loop()
         self._running += 1
@@ -142,14 +142,14 @@ class _Reading:
     def __init__(self, engine: Engine, statement: Executable) -> None:
         self._engine = engine
         self._statement = statement
-        self._driver: sqlite3.Connection | None = None
+        self._driver: Any = None
         self._stopped = False
 
     def run(self) -> Sequence[Mapping[str, Any]]:
         if self._stopped:
             return []
         with self._engine.connect() as connection:
-            self._driver = connection.connection.dbapi_connection  # type: ignore[assignment]  # the driver's own
+            self._driver = connection.connection.driver_connection
             try:
                 return [dict(row) for row in connection.execute(self._statement).mappings()]
             finally:
@@ -160,20 +160,29 @@ class _Reading:
         self._stopped = True
         while not work.done():
             driver = self._driver
-            if driver is not None:
+            if isinstance(driver, sqlite3.Connection):
                 with contextlib.suppress(sqlite3.ProgrammingError):  # it was closed in this very moment
                     driver.interrupt()
+            elif driver is not None:
+                await asyncio.to_thread(driver.cancel)  # asks the server, which takes a connection
             # It may have been between two statements, where there was nothing to interrupt.
             await asyncio.wait((work,), timeout=_INTERRUPT_SECONDS)
         if not work.cancelled():
             work.exception()  # known to whoever waited
 
 
-def _grouped(query: Query) -> tuple[Select[Any], list[str]]:
+def _grouped(query: Query, *, postgres: bool) -> tuple[Select[Any], list[str]]:
     """Returns the sums by group, and the names of the columns that make a place."""
-    place: list[ColumnElement[Any]] = [_period(query.period).label("period")]
-    place += [attempts.c[name].label(name) for name in query.dimensions]
-    place += [_label(key).label(f"label_{number}") for number, key in enumerate(query.label_keys)]
+    texts: list[ColumnElement[str]] = [attempts.c[name] for name in query.dimensions]
+    names = [*query.dimensions, *(f"label_{number}" for number in range(len(query.label_keys)))]
+    if postgres:
+        # In the order of their bytes, whatever the database was told of languages.
+        texts = [collate(text, "C") for text in (*texts, *map(_label_in_postgres, query.label_keys))]
+    else:
+        texts += map(_label, query.label_keys)
+    period = _month_in_postgres() if postgres and query.period == "month" else _period(query.period)
+    place: list[ColumnElement[Any]] = [period.label("period")]
+    place += [text.label(name) for name, text in zip(names, texts, strict=True)]
     statement = select(*place, *_figures()).where(*_range(query)).group_by(*(column.name for column in place))
     return statement, [column.name for column in place]
 
@@ -210,33 +219,40 @@ def _label(key: str) -> ColumnElement[str]:
     return func.coalesce(value, "")
 
 
+def _month_in_postgres() -> ColumnElement[int]:
+    begin = func.date_trunc("month", func.timezone("UTC", func.to_timestamp(attempts.c.start_ns // 10**9)))
+    return cast(func.extract("epoch", begin), BigInteger) // 86_400
+
+
+def _label_in_postgres(key: str) -> ColumnElement[str]:
+    return func.coalesce(cast(attempts.c.labels, JSON)[key].as_string(), "")
+
+
 def _figures() -> list[ColumnElement[int]]:
     outcome, source = attempts.c.outcome, attempts.c.usage_source
     is_attempt = outcome != "cached"
     columns: list[ColumnElement[int]] = [
         func.count(attempts.c.response_key.distinct()).label("requests"),
         func.count().filter(is_attempt).label("attempts"),
-        func.coalesce(func.sum(attempts.c.cost_nano_usd), 0).label("cost"),
+        _sum(attempts.c.cost_nano_usd).label("cost"),
         func.count().filter(is_attempt, outcome != "running", attempts.c.cost_nano_usd.is_(None)).label("unpriced"),
     ]
     columns += [func.count().filter(outcome == name).label(name) for name in _OUTCOMES]
     for one in SOURCES:
         columns.append(func.count().filter(is_attempt, source == one).label(f"{one}_attempts"))
         for kind in ("input", "cached_input", "output", "reasoning"):
-            total = func.sum(attempts.c[f"{kind}_tokens"]).filter(source == one)
-            columns.append(func.coalesce(total, 0).label(f"{one}_{kind}"))
+            columns.append(_sum(attempts.c[f"{kind}_tokens"], source == one).label(f"{one}_{kind}"))
     return columns
+
+
+def _sum(column: ColumnElement[int], *conditions: ColumnElement[bool]) -> ColumnElement[int]:
+    total = func.sum(column)
+    # Postgres makes sums of whole numbers a decimal one.
+    return cast(func.coalesce(total.filter(*conditions) if conditions else total, 0), BigInteger)
 
 
 def _sums(row: Mapping[str, Any], names: Sequence[str]) -> Sums:
     return Sums(tuple(row[name] for name in names), {name: row[name] for name in row if name not in names})
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    # It is stopped from another thread than the one that reads.
-    connection = sqlite3.connect(path, check_same_thread=False, timeout=_LOCKED_SECONDS)
-    connection.execute("PRAGMA query_only=1")
-    return connection
 
 
 def _unavailable(error: SQLAlchemyError) -> SluiceError:

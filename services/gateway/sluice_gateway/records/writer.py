@@ -14,7 +14,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -33,17 +33,46 @@ _LINGER_SECONDS: Final = 0.02
 """How long a row that nobody waits for may wait for company. A crash within it loses the end of a row, not its start."""
 _RETRY_SECONDS: Final = 0.25
 _MAX_LOCKED_SECONDS: Final = 5.0
-_MAX_UNWRITTEN: Final = 100_000
+MAX_UNWRITTEN: Final = 100_000
+"""So many rows of a statement wait for a database that is away; then the oldest are lost."""
 _CHECKPOINT_SECONDS: Final = 5.0
 
 
 class Statement:
     """A statement compiled once; rows go to the driver as they are."""
 
-    __slots__ = ("sql",)
+    __slots__ = ("sql", "undo")
 
-    def __init__(self, engine: Engine, statement: ClauseElement) -> None:
+    def __init__(self, engine: Engine, statement: ClauseElement, undo: "Statement | None" = None) -> None:
         self.sql = str(statement.compile(engine))
+        self.undo = undo
+        """Takes the same row, and takes back what this one may have done."""
+
+
+class RecordWriter(Protocol):
+    """What the ledger asks of a database: the writer below for SQLite, or that for Postgres."""
+
+    @property
+    def queued(self) -> int:
+        """How many rows wait to be written."""
+
+    def write(self, *rows: tuple[Statement, Row]) -> "asyncio.Future[None]":
+        """Queues rows; the future is done when they are committed, and fails with STORE_UNAVAILABLE if they cannot be."""
+
+    def claim(self, statement: Statement, row: Row, *more: tuple[Statement, Row]) -> "asyncio.Future[bool]":
+        """Queues a row that may be taken already, and rows that are written only if it is not; tells whether it was free."""
+
+    def write_soon(self, *rows: tuple[Statement, Row]) -> None:
+        """Queues rows that must not be lost but that nobody waits for."""
+
+    async def ask(self, function: Callable[[Connection], T]) -> T:
+        """Runs a function in a transaction of its own, after everything queued before it. Raises STORE_UNAVAILABLE."""
+
+    async def flush(self) -> None:
+        """Writes what is queued, so that whoever reads now sees it."""
+
+    async def close(self) -> None:
+        """Writes what is queued and gives the database back."""
 
 
 class _Claim(NamedTuple):
@@ -112,7 +141,7 @@ class Writer:
         if self._timer is None:
             self._flush_in(_LINGER_SECONDS)
 
-    def run(self, function: Callable[[Connection], T]) -> T:
+    async def ask(self, function: Callable[[Connection], T]) -> T:
         """Runs a function in a transaction of its own, after everything queued before it. For rare things.
 
         Raises STORE_UNAVAILABLE.
@@ -124,10 +153,10 @@ class Writer:
         except SQLAlchemyError as error:
             self._connection.rollback()
             log.exception("records cannot be read or written")
-            raise _unavailable(error) from None
+            raise unavailable(type(error).__name__) from None
         return result
 
-    def flush(self) -> None:
+    async def flush(self) -> None:
         """Writes what is queued, so that whoever reads now sees it. What cannot be written is tried again later."""
         self._flush()
 
@@ -198,11 +227,11 @@ class Writer:
         log.error("records cannot be written", exc_info=error)
         self._locked_since = None
         self._urgent = {}
-        self._tell(_unavailable(error))
+        self._tell(unavailable(type(error).__name__))
         for rows in self._later.values():
-            if len(rows) > _MAX_UNWRITTEN:
-                log.error("records are lost", extra={"rows": len(rows) - _MAX_UNWRITTEN})
-                del rows[:-_MAX_UNWRITTEN]
+            if len(rows) > MAX_UNWRITTEN:
+                log.error("records are lost", extra={"rows": len(rows) - MAX_UNWRITTEN})
+                del rows[:-MAX_UNWRITTEN]
         if self._later:
             self._flush_in(_RETRY_SECONDS)
 
@@ -236,8 +265,8 @@ class Writer:
         self._checkpointer.rollback()
 
 
-def _unavailable(error: Exception) -> SluiceError:
-    kind = type(error).__name__
+def unavailable(kind: str) -> SluiceError:
+    """Returns the failure of what cannot be written, for a kind of the database's errors."""
     return make_error(
         ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, f"the gateway cannot write its records ({kind})", retry_after=1.0
     )

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from sluice.auth.v1.identity_pb2 import Identity
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.config import GatewayConfig, RedisConfig
+from sluice_gateway.records.url import is_shared
 from sluice_gateway.responses.redis_scripts import APPEND, FREE, RENEW
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.store import (
@@ -380,11 +381,15 @@ def _end(mirror: Response, about: dict[bytes, bytes]) -> None:
 
 
 def check_store(document: ConfigDocument, config: GatewayConfig) -> None:
-    """Raises ConfigError if there are several gateways without a log that they share, or if its address is missing."""
+    """Raises ConfigError if there are several gateways without a log and records that they share, or no address."""
     settings = config.log.redis
-    if settings is None:
-        if config.replicas > 1:
+    if config.replicas > 1:
+        if settings is None:
             raise document.error("gateway.replicas", "more than one gateway needs gateway.log.redis")
-    elif settings.url.missing is not None:
+        if not is_shared(document, config.records):
+            raise document.error(
+                "gateway.replicas", "more than one gateway needs gateway.records.url: a Postgres that they share"
+            )
+    if settings is not None and settings.url.missing is not None:
         raise document.error("gateway.log.redis.url", f"the variable {settings.url.missing} is not set")
 

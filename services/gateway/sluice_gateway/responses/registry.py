@@ -226,7 +226,7 @@ class Responses:
                 raise unavailable() from None
             if mirror is not None:
                 return mirror
-        return self.get(name, tenant)
+        return await self.get(name, tenant)
 
     async def cancel(self, response: Response) -> None:
         """Cancels a response, wherever it is made. Raises STORE_UNAVAILABLE."""
@@ -245,11 +245,9 @@ class Responses:
 
     def _on_lost(self, response: Response) -> None:
         """Writes down the end of a response whose gateway died, where that gateway's records are these."""
-        claim = self._ledger.find(response.tenant, response.row_key, response.id)
-        if claim is not None and claim.state == State.RUNNING.value:
-            self._ledger.response_ended(response)
+        self._ledger.response_left(response)
 
-    def get(self, name: str, tenant: str) -> Response:
+    async def get(self, name: str, tenant: str) -> Response:
         """Returns a response by its resource name.
 
         Raises RESPONSE_LOST for one that was running when the gateway was restarted, NotFoundError for one that is no
@@ -258,7 +256,7 @@ class Responses:
         response = self._by_id.get(name.removeprefix("responses/"))
         if response is not None and response.tenant == tenant:
             return response
-        claim = self._on_record(name.removeprefix("responses/"), tenant)
+        claim = await self._on_record(name.removeprefix("responses/"), tenant)
         if claim is not None and claim.reason == reason_name(ErrorReason.ERROR_REASON_RESPONSE_LOST):
             raise make_error(
                 ErrorReason.ERROR_REASON_RESPONSE_LOST,
@@ -269,11 +267,11 @@ class Responses:
             raise NotFoundError(f"{name} has ended and is no longer kept", metadata={"resource": name})
         raise NotFoundError(f"no {name}", metadata={"resource": name})
 
-    def _on_record(self, response_id: str, tenant: str) -> Claim | None:
+    async def _on_record(self, response_id: str, tenant: str) -> Claim | None:
         key = response_id.partition("-")[0]
         if not _ROW_KEY.fullmatch(key):
             return None  # not a name of ours
-        return self._ledger.find(tenant, int(key, 16), response_id)
+        return await self._ledger.find(tenant, int(key, 16), response_id)
 
     def _on_growth(self, size: int) -> None:
         self._bytes += size

@@ -62,13 +62,13 @@ class IntegrationService:
     async def RegisterIntegration(
         self, request: pb.RegisterIntegrationRequest, call: Call
     ) -> pb.RegisterIntegrationResponse:
-        added = self._registration.register(request.integration, request.address, call)
+        added = await self._registration.register(request.integration, request.address, call)
         # One that is not up yet is registered all the same: it may come later.
         health = await self._health.ask(added, call, probe=False)
         return pb.RegisterIntegrationResponse(integration=_described(added, health))
 
     async def RemoveIntegration(self, request: pb.RemoveIntegrationRequest, call: Call) -> pb.RemoveIntegrationResponse:
-        self._registration.remove(request.integration)
+        await self._registration.remove(request.integration)
         return pb.RemoveIntegrationResponse()
 
 
