@@ -31,25 +31,29 @@ def read_all(log: ResponseLog, after: int) -> list[Event]:
 
 
 @given(
-    batches=st.lists(st.integers(1, 5), min_size=1, max_size=40),
+    batches=st.lists(st.integers(1, 5), min_size=1, max_size=200),
     size=st.sampled_from([1, 50, 9000]),
-    after=st.integers(0, 200),
+    after=st.integers(0, 800),
+    closed=st.booleans(),
 )
-def test_every_reader_sees_the_same_events(batches: list[int], size: int, after: int) -> None:
+def test_every_reader_sees_the_same_events(batches: list[int], size: int, after: int, closed: bool) -> None:
     log = ResponseLog(1 << 30)
     written: list[Event] = []
     for count in batches:
         more = events(len(written) + 1, count, size)
         written += more
         log.append(len(more), pack(more))
+    if closed:
+        log.close()
     assert log.last_sequence == len(written)
+    assert log.size == sum(len(batch.body) for batch in log.batches())
     assert read_all(log, min(after, len(written))) == written[after:]
 
 
 @given(
-    batches=st.lists(st.integers(1, 4), min_size=1, max_size=60),
-    limit=st.integers(1, 400),
-    after=st.integers(0, 240),
+    batches=st.lists(st.integers(1, 4), min_size=1, max_size=200),
+    limit=st.integers(1, 4000),
+    after=st.integers(0, 800),
 )
 def test_what_is_kept_is_whole_and_what_is_not_is_said(batches: list[int], limit: int, after: int) -> None:
     log = ResponseLog(limit)
@@ -104,3 +108,18 @@ def test_a_lagging_reader_gets_joined_batches_of_bounded_size() -> None:
     assert first is not None
     assert first[1] > 1
     assert len(first[0]) <= logs.MAX_MESSAGE_BYTES + 16
+
+
+def test_many_small_batches_are_kept_as_few() -> None:
+    log = ResponseLog(1 << 30)
+    for number in range(1, 10_001):
+        log.append(1, pack(events(number, 1)))
+    # Those that watchers are about to be sent are as they came.
+    assert [batch.length for batch in log.batches()[-32:]] == [1] * 32
+    assert len(log.batches()) < 10_000 / 32 + 64
+    log.close()
+    assert len(log.batches()) < 10_000 / 32 + 2
+    assert max(len(batch.body) for batch in log.batches()) <= 16 * 1024
+    assert [event.text_delta.text for event in read_all(log, 9_990)] == [
+        f"{number},x" for number in range(9_991, 10_001)
+    ]

@@ -3,12 +3,16 @@
 A batch is kept as the serialised `events` field alone. Because `first_sequence` is a field of its own, before it, a
 message for a watcher is made by writing the number and the bytes of as many batches as are due, one after the other:
 no event is parsed or serialised again, however many watch and wherever they start.
+
+A batch of one token is a dozen bytes in objects of ten times that size, so older batches are joined: what is kept of a
+response takes about as much memory as it has bytes. The newest stay as they came, because watchers that keep up are sent
+those as they are.
 """
 
 from bisect import bisect_right
 from collections import deque
 from itertools import islice
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sluice.chat.v1.event_pb2 import Event
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -17,6 +21,10 @@ from sluice_kit.errors import make_error
 
 MAX_MESSAGE_BYTES = 64 * 1024
 """Batches are joined into messages of about this size, at most."""
+_LOOSE: Final = 64
+"""So many of the newest batches are kept as they came; then the older half of them is joined."""
+_JOINED_BYTES: Final = 16 * 1024
+"""Batches are joined in memory up to this size; a resume that begins within one parses it."""
 
 
 class Batch(NamedTuple):
@@ -53,10 +61,12 @@ class ResponseLog:
     `resource` names the response in errors.
     """
 
-    __slots__ = ("_batches", "_resource", "last_sequence", "limit", "size", "written")
+    __slots__ = ("_batches", "_loose", "_resource", "last_sequence", "limit", "size", "written")
 
     def __init__(self, limit: int, resource: str = "") -> None:
         self._batches: deque[Batch] = deque()
+        self._loose = 0
+        """How many batches, at the end, are as they came."""
         self._resource = resource
         self.limit = limit
         self.last_sequence = 0
@@ -74,6 +84,32 @@ class ResponseLog:
         self.last_sequence += count
         self.size += len(body)
         self.written += len(body)
+        self._loose += 1
+        if self._loose == _LOOSE:
+            self._join(_LOOSE // 2)
+
+    def close(self) -> None:
+        """Is called when nothing more will come: what is kept takes its least room."""
+        self._join(0)
+
+    def _join(self, leave: int) -> None:
+        """Joins older batches that are as they came, all but the newest `leave`."""
+        batches = self._batches
+        loose = [batches.pop() for _ in range(min(self._loose, len(batches)))]
+        loose.reverse()
+        end = max(0, len(loose) - leave)
+        parts: list[Batch] = []
+        size = 0
+        for batch in loose[:end]:
+            if parts and size + len(batch.body) > _JOINED_BYTES:
+                batches.append(_one(parts))
+                parts, size = [], 0
+            parts.append(batch)
+            size += len(batch.body)
+        if parts:
+            batches.append(_one(parts))
+        batches.extend(loose[end:])
+        self._loose = leave
 
     def trim(self, needed: int) -> list[Batch]:
         """Forgets the oldest batches until the limit is kept, and returns them.
@@ -92,7 +128,7 @@ class ResponseLog:
     def clear(self) -> None:
         """Forgets every event; the numbers stay."""
         self._batches.clear()
-        self.size = 0
+        self.size = self._loose = 0
 
     def batches(self) -> list[Batch]:
         """Returns every batch kept."""
@@ -129,6 +165,13 @@ class ResponseLog:
             size += len(body)
             last = batch.first + batch.length - 1
         return frame(after + 1, b"".join(bodies)), last, size
+
+
+def _one(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    length = sum(batch.length for batch in batches)
+    return Batch(batches[0].first, length, b"".join(batch.body for batch in batches))
 
 
 def _first(batch: Batch) -> int:

@@ -261,6 +261,7 @@ class Response:
 
     def tell_end(self) -> None:
         """Ends it for whoever watches, after all its events."""
+        self.log.close()
         self.ended = True
         self.done.set_result(None)
         for watcher in self.watchers:
