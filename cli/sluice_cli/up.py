@@ -139,7 +139,12 @@ def _supervise(document: "ConfigDocument", options: Options, runtime_dir: "Path"
 
 def _certificates(document: "ConfigDocument") -> "Certificates":
     from sluice_cli.supervisor.certificates import Certificates
+    from sluice_kit.config import TlsConfig
 
-    if "tls" in document.data:
-        raise document.error("tls", "`sluice up --mtls` makes certificates of its own: leave one of the two out")
+    config = document.section("tls", TlsConfig)
+    for name in ("certificate", "key", "ca"):
+        if getattr(config, name) is not None:
+            raise document.error(
+                f"tls.{name}", "`sluice up --mtls` makes certificates of its own: leave one of the two out"
+            )
     return Certificates(document.state_dir() / "tls")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import ssl
 import subprocess
@@ -18,7 +17,7 @@ from sluice_client import RetryPolicy, SluiceClient, question
 from sluice_kit.errors import SluiceError
 from sluice_kit.testing import mesh
 
-from .processes import SECONDS, SLUICE, Mesh, Up, environment, marked
+from .processes import SECONDS, SLUICE, Mesh, Up, environment, marked, until
 
 
 def certificates(folder: Path, *services: str) -> Authority:
@@ -47,6 +46,26 @@ async def test_the_public_door_does_tls_and_may_ask_for_certificates(tmp_path: P
     assert "as where TLS fails" in caught.value.message
 
 
+def shown(address: str, folder: Path, service: str | None) -> tuple[str, bytes]:
+    """The certificate that retrieval shows to whom has that service's certificate, or none; how it then greets."""
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem"))
+    context.set_alpn_protocols(["h2"])
+    if service is not None:
+        context.load_cert_chain(certificate_file(folder, service), key_file(folder, service))
+    host, _, port = address.rpartition(":")
+    with (
+        socket.create_connection((host, int(port)), SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname="retrieval.sluice.local") as secured,
+    ):
+        der = secured.getpeercert(binary_form=True)
+        assert der is not None
+        try:
+            greeting = secured.recv(1)
+        except ssl.SSLError:
+            greeting = b""  # it says why it closes, where that comes in time
+    return ssl.DER_cert_to_PEM_cert(der), greeting
+
+
 @pytest.mark.slow
 def test_a_local_mesh_of_processes_over_mutual_tls(tmp_path: Path) -> None:
     """Everything works as without: the door with TLS, too, which other commands find by themselves."""
@@ -64,6 +83,7 @@ def test_a_local_mesh_of_processes_over_mutual_tls(tmp_path: Path) -> None:
             },
         },
         "retrieval": {"allowed_roots": [str(folder)], "embedder": {"model": "scripted/embed", "dimensions": 256}},
+        "tls": {"reload_seconds": 0.1},
     }
     up = Up(tmp_path, settings, "--mtls", GRPC_DEFAULT_SSL_ROOTS_FILE_PATH=str(authority.folder / "ca.pem"))
     try:
@@ -78,16 +98,18 @@ def test_a_local_mesh_of_processes_over_mutual_tls(tmp_path: Path) -> None:
         answer = running.run("ask", "When does the valve open?", "--corpus", "notes").stdout
         assert "seven" in answer
         assert "valve.md" in answer
+        # New certificates are served without a restart, and questions go on over new connections.
+        folder = up.state_dir / "tls"
+        running.run("certs", "renew", str(folder), "--days", "2")
+        renewed = certificate_file(folder, "retrieval").read_text()
+        until(
+            lambda: shown(places["retrieval"], folder, "gateway")[0] == renewed, "the old certificate is still served"
+        )
+        assert "seven" in running.run("ask", "When does the valve open?", "--corpus", "notes").stdout
+        assert {line["restarts"] for line in up.said if "restarts" in line} == {0}
         # And nobody without a certificate gets at a service, though its port is open to this machine.
-        host, _, port = places["retrieval"].rpartition(":")
-        context = ssl.create_default_context(cafile=str(up.state_dir / "tls" / "ca.pem"))
-        context.set_alpn_protocols(["h2"])
-        with (
-            socket.create_connection((host, int(port)), SECONDS) as plain,
-            context.wrap_socket(plain, server_hostname="retrieval.sluice.local") as secured,
-            contextlib.suppress(ssl.SSLError),  # the alert of the server that closes, where it comes in time
-        ):
-            assert secured.recv(1) == b"", "it greets a peer that it cannot know"
+        assert shown(places["retrieval"], folder, "gateway")[1] != b""
+        assert shown(places["retrieval"], folder, None)[1] == b""
         for pid in marked(up.mark):
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
             assert b"PRIVATE KEY" not in words
@@ -96,7 +118,7 @@ def test_a_local_mesh_of_processes_over_mutual_tls(tmp_path: Path) -> None:
 
 
 def test_a_mesh_with_certificates_of_its_own_makes_none(tmp_path: Path) -> None:
-    (tmp_path / "sluice.yaml").write_text("tls: {trust_domain: x}\n", encoding="utf-8")
+    (tmp_path / "sluice.yaml").write_text("tls: {trust_domain: x, ca: y}\n", encoding="utf-8")
     result = subprocess.run(
         [str(SLUICE), "up", "--mtls", "--port", "0", "--set", f"state_dir={tmp_path}/state"],
         cwd=tmp_path,
@@ -107,4 +129,4 @@ def test_a_mesh_with_certificates_of_its_own_makes_none(tmp_path: Path) -> None:
         timeout=SECONDS,
     )
     assert result.returncode == 1
-    assert "sluice.yaml:1: tls: `sluice up --mtls` makes certificates of its own" in result.stderr
+    assert "sluice.yaml:1: tls.ca: `sluice up --mtls` makes certificates of its own" in result.stderr

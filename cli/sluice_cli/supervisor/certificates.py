@@ -15,7 +15,8 @@ from sluice_kit.tls import MeshTls, mesh_tls
 log = logging.getLogger(__name__)
 
 _LIFE: Final = datetime.timedelta(days=7)
-_LOOK_SECONDS: Final = 3600.0
+_LOOK_SECONDS: Final = 60.0
+"""Often, because a machine that slept does not count the time: what ended meanwhile is renewed soon after it wakes."""
 _TRUST_DOMAIN: Final = "sluice.local"
 
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +24,12 @@ import grpc
 import msgspec
 
 from sluice_kit.config import ConfigDocument, TlsConfig
+from sluice_kit.tls_validity import Validity, validity_of
 
 log = logging.getLogger(__name__)
 
+_WARN_SHARE: Final = 0.1
+"""How much of a certificate's life may be left before somebody has to know."""
 _PART: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9_.-]+")
 
@@ -61,6 +65,7 @@ class Bundle:
     certificate: bytes
     key: bytes
     ca: bytes | None
+    validity: Validity
 
 
 class Files:
@@ -75,6 +80,8 @@ class Files:
         self._failed: tuple[object, int] = (None, 0)
         self._bundle = self._read(1)
         self._due = time.monotonic() + reload_seconds
+        self._warned: Bundle | None = None
+        self._warn_if_ending()
 
     def current(self) -> Bundle:
         """Returns what holds now. Files that cannot be used, e.g. because one of a pair is not written yet, change nothing."""
@@ -82,6 +89,7 @@ class Files:
             with self._lock:
                 if time.monotonic() >= self._due:
                     self._look()
+                    self._warn_if_ending()
                     self._due = time.monotonic() + self._every
         return self._bundle
 
@@ -106,6 +114,18 @@ class Files:
         self._bundle, self._signature, self._failed = bundle, signature, (None, 0)
         log.info("certificate files changed, new connections use them", extra={"file": str(self._paths["certificate"])})
 
+    def _warn_if_ending(self) -> None:
+        """Says once of each certificate that nobody renewed it in time. Peers only say that they refuse it."""
+        begins, ends = self._bundle.validity
+        if self._warned is self._bundle or time.time() < ends - (ends - begins) * _WARN_SHARE:
+            return
+        self._warned = self._bundle
+        when = datetime.fromtimestamp(ends, UTC).isoformat()
+        log.warning(
+            "the service's own certificate ends soon, or has ended",
+            extra={"file": str(self._paths["certificate"]), "ends": when},
+        )
+
     def _sign(self) -> tuple[tuple[int, int, int], ...]:
         signs = []
         for role, path in self._paths.items():
@@ -116,19 +136,23 @@ class Files:
 
     def _read(self, generation: int) -> Bundle:
         pems: dict[str, bytes] = {}
+        holds: dict[str, Validity] = {}
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         for role, path in self._paths.items():
             with _told(role, path):
                 pems[role] = path.read_bytes()
-                if role != "key" and b"-----BEGIN CERTIFICATE-----" not in pems[role]:
-                    raise UnusableFileError(role, f"{path}: holds no certificate in PEM form")
+                if role != "key":
+                    try:
+                        holds[role] = validity_of(pems[role].decode("ascii", "replace"))
+                    except ValueError as error:
+                        raise UnusableFileError(role, f"{path}: {error}") from None
         if "ca" in pems:
             with _told("ca", self._paths["ca"]):
-                context.load_verify_locations(cadata=pems["ca"].decode("ascii"))
+                context.load_verify_locations(self._paths["ca"])
         with _told("key", self._paths["key"]):
             # Without an answer here a key that is encrypted would make OpenSSL ask on the terminal.
             context.load_cert_chain(self._paths["certificate"], self._paths["key"], password=lambda: "")
-        return Bundle(generation, pems["certificate"], pems["key"], pems.get("ca"))
+        return Bundle(generation, pems["certificate"], pems["key"], pems.get("ca"), holds["certificate"])
 
 
 @contextlib.contextmanager
@@ -138,9 +162,8 @@ def _told(role: str, path: Path) -> Any:
     except ssl.SSLError as error:
         what = "is not the key of the certificate" if error.reason == "KEY_VALUES_MISMATCH" else "cannot be used"
         raise UnusableFileError(role, f"{path}: {what}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not PEM"
-        raise UnusableFileError(role, f"{path}: {why or error}") from None
+    except OSError as error:
+        raise UnusableFileError(role, f"{path}: {error.strerror or error}") from None
 
 
 class Trust:
