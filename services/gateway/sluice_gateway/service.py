@@ -175,7 +175,7 @@ class Gateway:
     @property
     def needs(self) -> dict[str, Check]:
         """What requests cannot be taken without; see `sluice_kit.health`."""
-        return self.responses.needs
+        return self.responses.needs | ({"records": self._ledger.ping} if self._ledger.shared else {})
 
     async def drain(self, grace: float) -> None:
         """Lets responses end, those too that nobody watches here, and ends the rest when the grace is over."""
