@@ -74,6 +74,8 @@ class RouteConfig(RoutePolicy, frozen=True, forbid_unknown_fields=True, kw_only=
     without one last; or by how long they took of late to their first content."""
     needs: tuple[CapabilityName, ...] = ()
     """What a target must be able to do. One that is known not to is passed over, unless all are."""
+    prompt: str | None = None
+    """Template of grounded requests, `use/version`, e.g. `grounded/v2`. Unset: that of `gateway.prompts`."""
     parameters: dict[str, Any] | None = None
     """Parameters of generation for requests that do not set them, named as in `GenerationParameters`.
     Unset: none."""
@@ -294,6 +296,17 @@ class RegistrationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     the port, or within a part of the path. Empty: none may be registered."""
 
 
+class PromptsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What models are told of the passages that a request is grounded in."""
+
+    folder: str | None = None
+    """Folder of templates of your own, relative to the configuration file: `grounded/v1.en.md` is used in place of the
+    built-in one of that name, others stand beside them. At most 64 KiB each. Unset: only the built-in ones."""
+    use: str = "grounded/v1"
+    """The template, `use/version`, of routes that do not name another. Its language is that of the answer, where there is
+    one in it, else English."""
+
+
 def _default_routes() -> dict[str, RouteConfig]:
     return {"default": RouteConfig(targets=("extractive/quote",))}
 
@@ -333,6 +346,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     catalog: CatalogConfig = CatalogConfig()
     cache: CacheConfig = CacheConfig()
     registration: RegistrationConfig = RegistrationConfig()
+    prompts: PromptsConfig = PromptsConfig()
     records: RecordsConfig = RecordsConfig()
     conversations: ConversationsConfig = ConversationsConfig()
     retention: RetentionConfig = RetentionConfig()

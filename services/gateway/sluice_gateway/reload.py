@@ -1,4 +1,4 @@
-"""Reload: routes and prices follow the configuration while the gateway runs."""
+"""Reload: routes, prices and templates follow the configuration while the gateway runs."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ from typing import Final
 
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.pipeline.plan import Planner, Routes
+from sluice_gateway.pipeline.prompts import Prompts, stamp
 from sluice_gateway.pipeline.settle import Prices
 from sluice_kit.config import ConfigDocument, ConfigError
 
@@ -15,15 +16,16 @@ _LOOK_SECONDS: Final = 2.0
 
 
 class Reloader:
-    """Takes routes, their limits and prices from the configuration anew, whole or not at all.
+    """Takes routes, their limits, prices and templates from the configuration anew, whole or not at all.
 
-    On SIGHUP, and when the file has changed. Everything else of the configuration needs a restart.
+    On SIGHUP, and when the file or one of the templates has changed. Everything else of the configuration needs a restart.
     """
 
-    def __init__(self, document: ConfigDocument, planner: Planner, prices: Prices) -> None:
+    def __init__(self, document: ConfigDocument, planner: Planner, prices: Prices, prompts: Prompts) -> None:
         self._document = document
         self._planner = planner
         self._prices = prices
+        self._prompts = prompts
         self._seen = self._stamp()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -46,27 +48,28 @@ class Reloader:
         try:
             document = self._document.again()
             config = document.section("gateway", GatewayConfig)
-            routes, prices = Routes(document, config), Prices(document, config)
+            routes, prices, prompts = Routes(document, config), Prices(document, config), Prompts(document, config)
         except ConfigError as error:
             log.error("the configuration is wrong; routes and prices stay as they were", extra={"problem": str(error)})  # noqa: TRY400 - its text says it all, with file and line
             return False
         self._planner.take(routes)
         self._prices.take(prices)
+        self._prompts.take(prompts)
         log.info("routes and prices are taken from the configuration", extra={"routes": ", ".join(routes.table)})
         return True
 
     def _on_tick(self) -> None:
-        stamp = self._stamp()
+        now = self._stamp()
         # While a file is replaced there may be none for a moment.
-        if stamp is not None and stamp != self._seen:
+        if now is not None and now != self._seen:
             self.reload()
         self.start()
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _stamp(self) -> tuple[object, ...] | None:
         if self._document.path is None:
             return None
         try:
             found = self._document.path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_size, found.st_ino, stamp(self._prompts.folder)

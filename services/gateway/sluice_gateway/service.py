@@ -22,6 +22,7 @@ from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.calls import Admission, CallMeans
 from sluice_gateway.pipeline.plan import Planner, Routes
+from sluice_gateway.pipeline.prompts import Prompts
 from sluice_gateway.pipeline.run import Pipeline
 from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.records.database import open_records
@@ -71,6 +72,7 @@ class Gateway:
         self._document = document
         self._config = config
         self._prices = Prices(document, config)
+        self._prompts = Prompts(document, config)
         Routes(document, config)  # so that mistakes in it are found before anything runs
         # Everything below needs a running event loop, so `register` makes it.
         self._channels: ChannelPool
@@ -93,7 +95,7 @@ class Gateway:
         self._channels = channels = ChannelPool(self._mesh_tls)
         self._integrations = Integrations(self._document, config.integrations, channels)
         planner = Planner(self._document, config, self._integrations)
-        self.reloader = Reloader(self._document, planner, self._prices)
+        self.reloader = Reloader(self._document, planner, self._prices, self._prompts)
         peer = channels.get(config.retrieval.address, peers.RETRIEVAL) if config.retrieval is not None else None
         self._ledger = Ledger(open_records(self._document, config.records, self._document.state_dir() / "gateway"))
         server.add(usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"], UsageService(self._ledger.usage))
@@ -107,6 +109,7 @@ class Gateway:
             config.resilience,
             self.catalog,
             self.cache,
+            self._prompts,
         )
         self.conversations = Conversations(self._document, config, self.catalog, self._integrations)
         self._sweeper = Sweeper(config.retention, self.conversations, self._ledger)
@@ -169,7 +172,7 @@ class Gateway:
             await self._inside.ready()
 
     def reload(self) -> None:
-        """Takes routes and prices from the configuration anew: what SIGHUP asks for."""
+        """Takes routes, prices and templates from the configuration anew: what SIGHUP asks for."""
         self.reloader.reload()
 
     @property

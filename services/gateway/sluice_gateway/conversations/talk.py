@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sluice.chat.v1.event_pb2 import Event, Notice, NoticeCode
+from sluice.chat.v1.message_pb2 import Message
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, WhenBusy
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
@@ -83,6 +84,12 @@ class Talk:
     @response.setter
     def response(self, response: "Response") -> None:
         self._place.response = response
+
+    @property
+    def past(self) -> list[Message]:
+        """What was said before, oldest first, as far as it was read. There is nothing before `begin`."""
+        turns_before = [] if self._begun is None else self._begun.past.turns
+        return [message for turn in turns_before for message in (*turn.question, turn.answer)]
 
     def leave(self) -> None:
         """Gives the place up. Doing it again changes nothing."""

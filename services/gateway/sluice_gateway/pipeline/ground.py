@@ -1,8 +1,10 @@
 """Ground: find the passages an answer is to be made from."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from sluice.chat.v1.event_pb2 import Event, Notice, NoticeCode, Retrieved
+from sluice.chat.v1.message_pb2 import Message
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, GroundingPolicy
 from sluice.retrieval.v1.search_service_pb2 import SearchRequest
@@ -37,10 +39,10 @@ class Grounder:
         self._retrieval = retrieval
         self._repositories = Repositories(retrieval)
 
-    async def find(self, spec: ChatSpec, call: Call, emit: Emit) -> list[Passage]:
+    async def find(self, spec: ChatSpec, call: Call, emit: Emit, past: Sequence[Message] = ()) -> list[Passage]:
         """Returns the passages for a request, and tells the client of them by events.
 
-        Raises what indexing or the search fails with,
+        `past` is what was said before in its conversation, oldest first. Raises what indexing or the search fails with,
         unless the request takes an ungrounded answer instead; then a Notice says so.
         """
         grounding = spec.grounding
@@ -60,7 +62,7 @@ class Grounder:
                     corpora.append(name)
         request = SearchRequest(
             corpora=corpora,
-            query=grounding.query if grounding.HasField("query") else search_query(spec.messages),
+            query=grounding.query if grounding.HasField("query") else search_query(spec.messages, past),
             top_k=grounding.top_k if grounding.HasField("top_k") else DEFAULT_TOP_K,
             filters=grounding.filters if grounding.HasField("filters") else None,
             pinned_paths=grounding.pinned_paths,

@@ -23,7 +23,7 @@ from sluice_gateway.pipeline.attempts import Attempts, Means
 from sluice_gateway.pipeline.budget import Budget
 from sluice_gateway.pipeline.ground import Grounder
 from sluice_gateway.pipeline.plan import Plan
-from sluice_gateway.pipeline.prompts import Template, template_for
+from sluice_gateway.pipeline.prompts import Prompts, Template
 from sluice_gateway.pipeline.rank import Ranking
 from sluice_gateway.pipeline.settle import Prices, settle_response
 from sluice_gateway.pipeline.standing import Standings
@@ -67,10 +67,12 @@ class Pipeline:
         resilience: ResilienceConfig,
         catalog: Catalog,
         cache: AnswerCache,
+        prompts: Prompts,
     ) -> None:
         self._retrieval = retrieval
         self._grounder = Grounder(retrieval)
         self._cache = cache
+        self._prompts = prompts
         self._ledger = ledger
         self.standings = Standings(resilience)
         """What recent attempts say of each target."""
@@ -139,14 +141,15 @@ class Pipeline:
                 if first.probe:
                     standings.released(first.target)
             raise
-        template = template_for(spec)
+        template = self._prompts.template_for(spec, plan.limits)
         response.emit(_accepted(response, plan, template))
         if job.talk is not None:
             await job.talk.begin()
         passages: list[Passage] = []
         if grounded:
             with job.call.span.child("ground") as span:
-                passages = await self._grounder.find(spec, job.call.under(span), response.emit)
+                past = () if job.talk is None else job.talk.past
+                passages = await self._grounder.find(spec, job.call.under(span), response.emit, past)
                 span.set({"sluice.passages": len(passages)})
         entry = None if cached is None else cached.find(template, passages)
         if entry is not None:
