@@ -103,7 +103,7 @@ async def _restart_under_load(fleet: Fleet, folder: Path, *services: Service) ->
 async def test_every_service_restarts_under_two_hundred_streams(
     tmp_path: Path, redis_url: str, postgres_url: str
 ) -> None:
-    shared = {"replicas": 2, "log": {"redis": {"url": redis_url}}, "conversations": {"url": postgres_url}}
+    shared = {"replicas": 2, "log": {"redis": {"url": redis_url}}, "records": {"url": postgres_url}}
     fleet = Fleet(tmp_path, _settings(tmp_path, **shared), gateways=2, adapters=2)
     async with fleet.running():
         await _restart_under_load(fleet, tmp_path, *fleet.services.values())
