@@ -179,17 +179,15 @@ class Upstream:
         if self._session is not None:
             await self._session.close()
 
-    @contextlib.asynccontextmanager
-    async def post(
+    def post(
         self, path: str, body: bytes, headers: Mapping[str, str], *, accept: str, model: str = ""
-    ) -> AsyncIterator[Reply]:
+    ) -> contextlib.AbstractAsyncContextManager[Reply]:
         """Sends a request and yields its reply, whose status is 200 and whose type is `accept`.
 
         `path` follows the base address, or is an address of its own. Leaving the block early closes the connection.
         `model` is named in an error that says it is unknown. Raises SluiceError.
         """
-        async with self.request("POST", path, body, headers, accept=accept, model=model) as reply:
-            yield reply
+        return self.request("POST", path, body, headers, accept=accept, model=model)
 
     async def fetch(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None) -> Any:
         """Sends a request that is no stream and returns its reply, read as JSON. Raises SluiceError."""

@@ -1,5 +1,6 @@
 """`openai`: chat completions, embeddings and models of OpenAI, and of everyone who speaks its format (`base_url`)."""
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from urllib.parse import quote, urljoin, urlsplit
@@ -261,6 +262,7 @@ def _deployment(model: str) -> str:
     return f"/deployments/{quote(model, safe='')}"
 
 
+@functools.cache
 def _is_openai(url: str) -> bool:
     host = urlsplit(url).hostname or ""
     return host == "api.openai.com" or host.endswith(".api.openai.com")
