@@ -15,7 +15,9 @@ def state(document: ConfigDocument) -> State:
     config = document.section("gateway", GatewayConfig)
     folder = document.state_dir() / "gateway"
     elsewhere = ["responses that run, and the last ones' events: for minutes, in the gateway or in Redis"]
-    if config.conversations.url is not None:
+    if config.records.url is not None:
+        elsewhere.append("records of the gateway: in Postgres")
+    if config.conversations.url is not None or config.records.url is not None:
         elsewhere.append("conversations: in Postgres")
     return State(
         "gateway",
