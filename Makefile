@@ -71,6 +71,7 @@ check: setup ## what CI runs: generated code and locks current, lint, types, com
 	@$(BIN)/python scripts/contracts.py breaking
 	@$(BIN)/python scripts/servers.py --fetch
 	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test-clients ARGS=--cases
 	@echo "check: all good"
 
 images-check: setup ## build every image's closure as deploy/docker does, and start each (needs the network)

@@ -24,14 +24,29 @@ NOT_RUN: Final = {
     "sluice login": "it needs an account at the vendor; cli/tests/test_login.py runs it against a server of its own",
 }
 """Commands that stand in a page and are not run by it, with the reason."""
-TOOLS: Final = {"grpcurl": "go", "node": "npm", "go": "go", "npm": "npm"}
-"""Commands that need a toolchain, and which. Node and Go are for test_quickstarts.py."""
-LANGUAGES: Final = {"console", "yaml", "python", "text", "mermaid", "json", "proto", "go", "js", "markdown", "ini", ""}
+TOOLS: Final = {"grpcurl": "go", "node": "npm", "go": "go", "npm": "npm", "mvn": "mvn", "java": "mvn", "ghz": "go"}
+"""Commands that need a toolchain, and which. Node, Go and Maven are for test_quickstarts.py, tools other than grpcurl for
+test_tools.py."""
+LANGUAGES: Final = {
+    "console",
+    "yaml",
+    "python",
+    "text",
+    "mermaid",
+    "json",
+    "proto",
+    "go",
+    "ts",
+    "java",
+    "markdown",
+    "ini",
+    "",
+}
 """What a page may show. Commands stand in `console`, never in `bash` or `sh`, so that they are run."""
 
 PAGES: Final = sorted(
     path
-    for pattern in ("README.md", "docs/**/*.md", "examples/**/README.md", "deploy/**/*.md")
+    for pattern in ("README.md", "docs/**/*.md", "clients/**/README.md", "deploy/**/*.md")
     for path in ROOT.glob(pattern)
     if "node_modules" not in path.parts
 )

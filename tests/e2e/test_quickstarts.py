@@ -1,9 +1,10 @@
-"""The clients in Node and Go do the README's quickstart, with a key, where their toolchain is present."""
+"""The clients in other languages do the README's quickstart, with a key, where their toolchain is present."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 import shutil
@@ -14,10 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from scripts.clients import CLIENTS, missing
+
 from .console import ROOT, RunningMesh, blocks, running_mesh
 
 QUESTION = "When does the sluice open?"
 needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not installed")
+needs_maven = pytest.mark.skipif(
+    "SLUICE_TEST_CLIENTS" not in os.environ, reason="Maven compiles for a minute: `make test-clients` runs it"
+)
 
 
 def _go_is_missing() -> str:
@@ -25,7 +31,7 @@ def _go_is_missing() -> str:
     if shutil.which("go") is None:
         return "Go is not installed"
     wanted = re.search(
-        r"^go (\d+)\.(\d+)", (ROOT / "examples" / "go" / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
+        r"^go (\d+)\.(\d+)", (ROOT / "clients" / "go" / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
     )
     told = subprocess.run(["go", "env", "GOVERSION"], check=False, capture_output=True, text=True).stdout
     found = re.match(r"go(\d+)\.(\d+)", told)
@@ -59,7 +65,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
 
 def quickstart(mesh: RunningMesh, language: str) -> None:
     """Runs the blocks of the README that stand under the name of a language."""
-    found = [block for block in blocks(ROOT / "README.md") if f"cd examples/{language}" in block.body]
+    found = [block for block in blocks(ROOT / "README.md") if f"cd clients/{language}\n" in block.body]
     assert len(found) == 1
     mesh.run(found[0], {})
 
@@ -80,9 +86,9 @@ def check_client(mesh: RunningMesh, command: str) -> None:
 @needs_node
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # the first time, everything is fetched and compiled
-def test_node(mesh: RunningMesh) -> None:
-    quickstart(mesh, "node")
-    check_client(mesh, "node examples/node/quickstart.mjs")
+def test_typescript(mesh: RunningMesh) -> None:
+    quickstart(mesh, "typescript")
+    check_client(mesh, "node clients/typescript/dist/quickstart/main.js")
 
 
 @needs_go
@@ -90,14 +96,27 @@ def test_node(mesh: RunningMesh) -> None:
 @pytest.mark.timeout(300)  # the first time, everything is fetched and compiled
 def test_go(mesh: RunningMesh) -> None:
     quickstart(mesh, "go")
-    printed = mesh.shell("cd examples/go && gofmt -l *.go && go vet . && go build -o ../../go-quickstart .")
+    printed = mesh.shell(
+        "cd clients/go && gofmt -l *.go */*.go && go vet . && go build -o ../../go-quickstart ./quickstart"
+    )
     assert not printed, printed
     check_client(mesh, "./go-quickstart")
 
 
-@needs_node
+@needs_maven
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # the first time, everything is fetched and compiled
+def test_java(mesh: RunningMesh) -> None:
+    if lacking := next(filter(None, map(missing, (client for client in CLIENTS if client.name == "java"))), None):
+        pytest.skip(f"the Java client cannot be built: {lacking}")
+    quickstart(mesh, "java")
+    check_client(
+        mesh, 'java -cp "clients/java/target/classes:clients/java/target/lib/*" clients/java/quickstart/Quickstart.java'
+    )
+
+
 def test_the_lock_of_node_is_exact_and_names_no_host() -> None:
-    folder = ROOT / "examples" / "node"
+    folder = ROOT / "clients" / "typescript"
     lock = (folder / "package-lock.json").read_text(encoding="utf-8")
     assert '"resolved"' not in lock
     packages = re.findall(r'"node_modules/[^"]+": \{(.*?)\n    \}', lock, re.DOTALL)
@@ -106,15 +125,23 @@ def test_the_lock_of_node_is_exact_and_names_no_host() -> None:
 
 
 def test_the_go_module_pins_its_tools() -> None:
-    module = (ROOT / "examples" / "go" / "go.mod").read_text(encoding="utf-8")
+    module = (ROOT / "clients" / "go" / "go.mod").read_text(encoding="utf-8")
     assert "replace" not in module
-    sums = (ROOT / "examples" / "go" / "go.sum").read_text(encoding="utf-8")
+    sums = (ROOT / "clients" / "go" / "go.sum").read_text(encoding="utf-8")
     for tool in re.findall(r"^\t(\S+/protoc-gen-\S+)$", module, re.MULTILINE):
         assert tool.rpartition("/cmd/")[0] in sums
 
 
-@pytest.mark.parametrize("path", ["examples/node/node_modules", "examples/go/gen"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("clients/go/bin", "clients/go/gen", "clients/java/target"),
+        *(f"clients/typescript/{name}" for name in ("dist", "gen", "node_modules")),
+    ],
+)
 def test_what_is_built_is_not_committed(path: str) -> None:
     listed = subprocess.run(["git", "ls-files", path], cwd=ROOT, check=False, capture_output=True, text=True)
     assert not listed.stdout
+    recipe = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nclean:")[2].partition("\n\n")[0]
+    assert re.search(rf"rm -rf .*\b{path}\b", recipe), "`make clean` leaves it"
     assert Path(ROOT, path).parent.is_dir()

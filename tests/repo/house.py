@@ -18,7 +18,7 @@ OPTIONAL_MODULES = {"sluice_retrieval.minilm.model": "minilm"}
 """Modules that need an optional lock of requirements/, each imported by one other module that can do without it."""
 TEXT_SUFFIXES = frozenset(
     {".py", ".pyi", ".proto", ".md", ".toml", ".yaml", ".yml", ".json", ".lock", ".in", ".ini", ".cfg", ".txt", ".sh"}
-    | {".ts", ".js", ".mjs", ".go", ".mod", ".sum", ".j2"}
+    | {".ts", ".js", ".mjs", ".go", ".mod", ".sum", ".java", ".xml", ".j2"}
 )
 
 

@@ -40,6 +40,8 @@ class NumberedStream(ABC, Generic[M, E]):
     def __init__(self, policy: RetryPolicy, timeout: float | None) -> None:
         self.last_sequence = 0
         """Number of the last event that this stream handed out; 0 before the first."""
+        self.reconnects = 0
+        """How often it went on over a new call."""
         self._policy = policy
         self._deadline = Deadline(timeout)
         self._backoff = Backoff(policy, self._deadline)
@@ -127,6 +129,7 @@ class NumberedStream(ABC, Generic[M, E]):
             # Out of reach for so long: what still runs there ends by its own grace.
             self._note_end(failure, decided=True)
             raise
+        self.reconnects += 1
         log.debug("opening again", extra={"after_sequence": self._received, "reason": failure.reason_name})
 
     def _note_end(self, failure: SluiceError, *, decided: bool) -> None:
