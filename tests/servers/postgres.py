@@ -55,6 +55,11 @@ class Postgres:
         self._process = self._run(command, signal.SIGQUIT)
         self._process.wait_for(self._answers)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it was stopped."""
+        return self._process is None
+
     def stop(self) -> None:
         """Ends it at once, if it runs; who is connected loses the connection."""
         if self._process is not None:

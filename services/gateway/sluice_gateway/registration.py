@@ -114,8 +114,9 @@ class Registration:
         """
         if self._poll_seconds is None:
             await self._restore()
-        else:
-            self._polling = asyncio.get_running_loop().create_task(self._poll(self._poll_seconds))
+            return
+        await self._look(away=False)
+        self._polling = asyncio.get_running_loop().create_task(self._poll(self._poll_seconds))
 
     async def close(self) -> None:
         """Ends what `start` began."""
@@ -126,15 +127,19 @@ class Registration:
     async def _poll(self, seconds: float) -> None:
         away = False
         while True:
-            try:
-                async with self._lock:
-                    await self._restore()
-                away = False
-            except SluiceError as error:
-                if not away:
-                    log.warning("registered integrations cannot be read", extra={"reason": error.reason_name})
-                away = True
             await asyncio.sleep(seconds)
+            away = await self._look(away=away)
+
+    async def _look(self, *, away: bool) -> bool:
+        """Looks what is on record. Returns whether the records are away, which is said once."""
+        try:
+            async with self._lock:
+                await self._restore()
+        except SluiceError as error:
+            if not away:
+                log.warning("registered integrations cannot be read", extra={"reason": error.reason_name})
+            return True
+        return False
 
     async def _restore(self) -> None:
         """Makes the registered integrations those on record, as far as the configuration allows them."""
