@@ -9,7 +9,7 @@ from typing import Final
 
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice.provider.v1.model_pb2 import Model
+from sluice.provider.v1.model_pb2 import Capability, Model
 from sluice.provider.v1.provider_service_pb2 import ListModelsRequest
 from sluice_gateway.config import CatalogConfig
 from sluice_gateway.integrations import Integration, Integrations
@@ -34,16 +34,20 @@ _LOOKUP_SECONDS: Final = 300.0
 _LOOKUP_FAILED_SECONDS: Final = 10.0
 """After so long a lookup has an integration asked again that did not answer."""
 _MAX_PAGES: Final = 100
+_VAGUE: Final = frozenset({Capability.CAPABILITY_STREAMING, Capability.CAPABILITY_ASSISTANT_PREFILL})
+"""What a list that knows little of a model says of it all the same."""
 
 
 class _Entry:
     """What is known of one integration's models."""
 
-    __slots__ = ("asked", "failure", "fetch", "fetched", "models", "timer", "used")
+    __slots__ = ("asked", "claims", "failure", "fetch", "fetched", "models", "timer", "used")
 
     def __init__(self) -> None:
         self.models: Mapping[str, Model] | None = None
         """Of the last list that came, by id; it stays when a later one does not come."""
+        self.claims: frozenset[int] = frozenset()
+        """What any of them can do."""
         self.failure: SluiceError | None = None
         """Why the newest list did not come."""
         self.asked = self.fetched = self.used = float("-inf")
@@ -58,7 +62,7 @@ class Catalog:
     is in use it is fetched anew before that is over. It belongs to no tenant: it is what the mesh's own credentials see.
     `invalidate` forgets one, for instance when its integration was signed in.
 
-    For whoever plans an answer: `capabilities(target)`.
+    For whoever plans an answer: `capabilities(target)`, `known(target)`, `lacks(target, capability)`.
     """
 
     def __init__(
@@ -84,6 +88,23 @@ class Catalog:
             self._begin(self._integrations.get(target.provider), entry)
         model = (entry.models or {}).get(target.model)
         return None if model is None else frozenset(model.capabilities)
+
+    def known(self, target: Target) -> Model | None:
+        """Returns a target as its integration listed it, if that was asked already; None if not. Asks nobody."""
+        entry = self._entries.get(target.provider)
+        return None if entry is None or entry.models is None else entry.models.get(target.model)
+
+    def lacks(self, target: Target, capability: int) -> bool:
+        """Whether a target is known not to be able to do something.
+
+        A list claims what is known and no more, so that a missing claim is no denial by itself. It is one where the list
+        speaks of that at all, for another of its models, and says more of this one than that it answers. Returns at once
+        and never raises, as `capabilities` does.
+        """
+        known = self.capabilities(target)
+        if known is None or capability in known or known <= _VAGUE:
+            return False
+        return capability in self._entry(target.provider).claims
 
     async def find(self, target: Target, call: Call) -> Model | None:
         """Returns a target as its integration lists it, None if it does not; waits for the list if need be.
@@ -180,7 +201,9 @@ class Catalog:
             entry.failure = _silent(integration)
         except SluiceError as error:
             # It is kept and given to many; the frames it came through must not be kept with it.
-            entry.failure = error
+            # Nobody cancels a fetch but the gateway's own end: an adapter that says so stops.
+            stopped = error.reason == ErrorReason.ERROR_REASON_CANCELLED
+            entry.failure = _stopped(integration) if stopped else error
             error.__traceback__ = error.__cause__ = error.__context__ = None
         except Exception:
             error_id = new_id()[:12]
@@ -188,6 +211,7 @@ class Catalog:
             entry.failure = internal_error(error_id)
         else:
             entry.models = {model.id: model for model in models}
+            entry.claims = frozenset(capability for model in models for capability in model.capabilities)
             entry.failure = None
         finally:
             entry.fetch = None
@@ -224,6 +248,14 @@ async def _list(integration: Integration, call: Call) -> Sequence[Model]:
         ErrorReason.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
         f"{integration.id} lists models without an end",
         metadata={"provider": integration.id},
+    )
+
+
+def _stopped(integration: Integration) -> SluiceError:
+    return make_error(
+        ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
+        f"{integration.id} stopped before it had listed its models",
+        metadata={"service": integration.id},
     )
 
 

@@ -331,6 +331,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Aliases. A request for `provider/model` needs none."""
     default_route: str = "default"
     """The alias for requests that name no model."""
+    default_model: str | None = None
+    """What answers where no target of a request can be used, because its adapter is down, is gone, has no valid
+    credential or is left alone: an alias, or `provider/model`. The stream says so. Unset: the request fails."""
     limits: RoutePolicy = RoutePolicy()
     """Time limits and policy for requests that name `provider/model` instead of an alias."""
     resilience: ResilienceConfig = ResilienceConfig()

@@ -180,6 +180,7 @@ class Integrations:
         self._channels = channels
         self._by_id: dict[str, Integration] = {}
         self._retiring: dict[RegisteredGenerator, asyncio.Task[None]] = {}
+        self._removed: set[str] = set()
         for name, config in sorted(configs.items()):
             if (config.address is None) != config.colocate:
                 raise document.error(f"gateway.integrations.{name}", "needs either address or colocate: true")
@@ -214,10 +215,15 @@ class Integrations:
         self._by_id = dict(sorted({**self._by_id, integration: added}.items()))
         return added
 
+    def was_removed(self, integration: str) -> bool:
+        """Whether there was one of that id, registered at run time, and is none now."""
+        return integration in self._removed and integration not in self._by_id
+
     def remove(self, integration: str) -> None:
         """Removes one that was registered. What it is being asked goes on to its end; nothing new is asked of it."""
         generator = self._by_id.pop(integration).generator
         assert isinstance(generator, RegisteredGenerator)  # no other is removed
+        self._removed.add(integration)
         task = asyncio.get_running_loop().create_task(generator.retire(), name=f"retiring {integration}")
         self._retiring[generator] = task
         task.add_done_callback(lambda _: self._retiring.pop(generator, None))

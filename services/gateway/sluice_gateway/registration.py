@@ -10,6 +10,7 @@ from typing import Final
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.health import HealthMonitor
 from sluice_gateway.integrations import Integration, Integrations
+from sluice_gateway.pipeline.standing import Standings
 from sluice_gateway.records.registered import Registered
 from sluice_kit.call import Call
 from sluice_kit.config import ConfigDocument
@@ -92,6 +93,7 @@ class Registration:
         catalog: Catalog,
         monitor: HealthMonitor,
         poll_seconds: float | None,
+        standings: Standings,
     ) -> None:
         """`poll_seconds`: how often to look what other gateways registered; None: there are none."""
         self._poll_seconds = poll_seconds
@@ -106,6 +108,7 @@ class Registration:
         self._records = records
         self._catalog = catalog
         self._monitor = monitor
+        self._standings = standings
 
     async def start(self) -> None:
         """Brings back what was registered before a restart, and follows what other gateways register from now on.
@@ -162,6 +165,7 @@ class Registration:
     def _bring(self, name: str, address: str) -> Integration:
         added = self._integrations.add(name, address)
         self._restored[name] = address
+        self._standings.forget(name)  # what is there now did nothing yet
         self._catalog.invalidate(name)
         self._monitor.added(added)
         return added

@@ -151,6 +151,7 @@ class Gateway:
             self.catalog,
             self.monitor,
             config.records.poll_seconds if self._ledger.shared else None,
+            self.pipeline.standings,
         )
         server.add(
             integration_service_pb2.DESCRIPTOR.services_by_name["IntegrationService"],

@@ -13,7 +13,8 @@ from sluice_kit.ports import Send
 class Attempt:
     """One attempt as the adapter sees it."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: str = "") -> None:
+        self.model = model
         self.commands: asyncio.Queue[GenerateResponse | Exception | None] = asyncio.Queue()
         self.text = ""
         self.started = False
@@ -27,7 +28,7 @@ class Upstream:
         self.attempts: list[Attempt] = []
 
     async def generate(self, request: GenerateRequest, call: Call, send: Send) -> None:
-        attempt = Attempt()
+        attempt = Attempt(request.target.model)
         self.attempts.append(attempt)
         try:
             while (command := await attempt.commands.get()) is not None:

@@ -1,5 +1,6 @@
 """Answers from the cache: what is the same request, whose it is, what is kept, and that a hit is an answer like any."""
 
+import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ from sluice.chat.v1.target_pb2 import Target
 from sluice.gateway.v1 import chat_service_pb2 as pb
 from sluice.retrieval.v1 import search_service_pb2 as search_pb
 from sluice_gateway.cache.answers import Lookup
+from sluice_gateway.cache.making import Making
 from sluice_gateway.cache.store import Entry, Key, Store
 from sluice_gateway.config import CacheConfig, RoutePolicy
 from sluice_gateway.pipeline.plan import Plan
@@ -242,7 +244,7 @@ NAMES = st.text(max_size=6)
 
 
 def key_of(tenant: str, spec: pb.ChatSpec, *passages: Passage) -> Key:
-    lookup = Lookup(Store(CacheConfig()), CacheConfig(), PLAN, spec, tenant)
+    lookup = Lookup(Store(CacheConfig()), Making(), CacheConfig(), PLAN, spec, tenant)
     lookup.find(None, passages)
     assert lookup._key is not None
     return lookup._key
@@ -292,3 +294,90 @@ async def test_the_store_keeps_its_limits(until: Any) -> None:
     assert old.put(keys[0], entry(1))
     await until(lambda: old.get(keys[0]) is None)
     assert (len(old), old.size) == (0, 0)
+
+
+# Two at once.
+
+
+class Held:
+    """Stands before an adapter and holds back what it is asked, until it is let."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.asked = 0
+        self.gate = asyncio.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def generate(self, request: Any, call: Any, send: Any) -> None:
+        self.asked += 1
+        await self.gate.wait()
+        await self._inner.generate(request, call, send)
+
+
+def held(client: Any) -> Held:
+    integration = client.gateway._integrations.get("scripted")
+    integration.generator = Held(integration.generator)
+    found: Held = integration.generator
+    return found
+
+
+async def test_what_is_being_made_is_waited_for(client: Any, ask: Any, until: Any) -> None:
+    upstream = held(client)
+    asked = [asyncio.create_task(client.stream(ask(TEXT, cache=USE))) for _ in range(4)]
+    await until(lambda: client.gateway.responses.running == 4 and upstream.asked == 1)
+    # Who wants it made anew waits for nobody, and neither does who asks for something else.
+    other = asyncio.create_task(client.stream(ask(TEXT, cache=REFRESH)))
+    await until(lambda: upstream.asked == 2)
+    upstream.gate.set()
+    seen = [await task for task in asked]
+    await other
+    assert sorted(is_hit(one) for one in seen) == [False, True, True, True]
+    assert [content(one) for one in seen] == [content(seen[0])] * 4
+    assert upstream.asked == 2
+    assert client.gateway.cache._making._ends == {}
+
+
+@pytest.mark.parametrize("model", ["scripted/text?fault=cut@1", "scripted/tool"])
+async def test_who_waited_for_nothing_asks_itself(client: Any, ask: Any, until: Any, model: str) -> None:
+    upstream = held(client)
+    asked = [asyncio.create_task(client.stream(ask(model, cache=USE))) for _ in range(2)]
+    await until(lambda: client.gateway.responses.running == 2 and upstream.asked == 1)
+    upstream.gate.set()
+    for task in asked:
+        await task
+    assert upstream.asked == 2
+    assert client.gateway.cache._making._ends == {}
+
+
+async def test_nobody_waits_for_one_that_was_cancelled_or_longer_than_it_is_worth(
+    client: Any, ask: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = held(client)
+    first = client.chat.StreamChat(pb.StreamChatRequest(spec=ask(TEXT, cache=USE)))
+    await first.read()
+    await until(lambda: upstream.asked == 1)
+    second = asyncio.create_task(client.stream(ask(TEXT, cache=USE)))
+    await until(lambda: client.gateway.responses.running == 2)
+    first.cancel()
+    await until(lambda: upstream.asked == 2)
+    monkeypatch.setattr("sluice_gateway.cache.answers._WAIT_SECONDS", 0.001)
+    third = asyncio.create_task(client.stream(ask(TEXT, cache=USE)))
+    await until(lambda: upstream.asked == 3)
+    upstream.gate.set()
+    assert not is_hit(await second)
+    assert not is_hit(await third)
+    assert client.gateway.cache._making._ends == {}
+
+
+async def test_no_tenant_waits_for_another(client: Any, ask: Any) -> None:
+    cache = client.gateway.cache
+    lookups = [cache.lookup(ask(TEXT, cache=USE), PLAN, tenant) for tenant in ("one", "two", "one")]
+    found = [await lookup.find_or_wait(None, (), Call("/test").with_timeout(0.01)) for lookup in lookups]
+    assert found == [None] * 3
+    assert [lookup._mine for lookup in lookups] == [True, True, False]
+    for lookup in lookups:
+        lookup.leave()
+        lookup.leave()
+    assert cache._making._ends == {}

@@ -20,7 +20,7 @@ from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import CatalogConfig
 from sluice_gateway.integrations import Integration, Integrations
 from sluice_kit.call import Call
-from sluice_kit.errors import SluiceError, UnavailableError
+from sluice_kit.errors import CancelledByOwnerError, SluiceError, UnavailableError
 
 from .adapter import Adapter
 
@@ -223,3 +223,43 @@ async def test_a_gateway_remembers_and_asks_anew_when_told(start: Any, tmp_path:
             pass
         assert await listed() == ["three"]
         watch.cancel()
+
+
+async def test_what_a_list_says_of_others_and_not_of_one_it_is_known_not_to_have() -> None:
+    streaming, tools, images = (
+        Capability.CAPABILITY_STREAMING,
+        Capability.CAPABILITY_TOOLS,
+        Capability.CAPABILITY_IMAGES,
+    )
+    known = Known(
+        a=Lists(
+            Model(id="able", capabilities=[streaming, tools]),
+            Model(id="unable", capabilities=[streaming, Capability.CAPABILITY_CITATIONS], context_window=5),
+            Model(id="vague", capabilities=[streaming, PREFILL]),
+            Model(id="silent"),
+        )
+    )
+    async with catalog(known) as one:
+        unable = Target(provider="a", model="unable")
+        assert one.known(unable) is None
+        assert known["a"].generator.asked == 0  # type: ignore[attr-defined]  # it asks nobody
+        assert not one.lacks(unable, tools)  # not known yet
+        await one.find(unable, CALL)
+        assert one.known(unable) is not None
+        lacking = {
+            name: one.lacks(Target(provider="a", model=name), tools) for name in ("able", "unable", "vague", "silent")
+        }
+        assert lacking == {"able": False, "unable": True, "vague": False, "silent": False}
+        assert not one.lacks(unable, images)  # the list never speaks of it
+        assert not one.lacks(Target(provider="a", model="unlisted"), tools)
+        assert not one.lacks(Target(provider="nobody", model="x"), tools)
+
+
+async def test_an_adapter_that_stops_is_unreachable_and_fails_no_call() -> None:
+    known = Known(a=Lists(), b=Lists(Model(id="m")))
+    known["a"].generator.failure = CancelledByOwnerError("the adapter stops")  # type: ignore[attr-defined]  # as the test has it
+    async with catalog(known) as one:
+        [(_, stopped), (_, there)] = await one.models(known.values(), CALL)
+    assert isinstance(stopped, SluiceError)
+    assert stopped.reason == R.ERROR_REASON_SERVICE_UNREACHABLE
+    assert not isinstance(there, SluiceError)

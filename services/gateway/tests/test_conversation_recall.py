@@ -27,7 +27,7 @@ async def small(start: Any, ask: Any) -> Any:
         for number in range(10):
             await talker.say(f"{number} {LONG}", "scripted/text?tokens=1")
         talker.told.counted.clear()
-        client.gateway.conversations._recall._estimators.clear()  # nothing is known yet of how the adapter counts
+        client.gateway.conversations._recall.counter.estimators.clear()  # nothing is known yet of how the adapter counts
         yield talker
 
 

@@ -252,13 +252,13 @@ class _Found(Retrieval):
     def __init__(self) -> None:
         super().__init__(None)
 
-    async def search(self, request: SearchRequest, call: Call) -> Sequence[Passage]:
+    async def search(self, request: SearchRequest, call: Call, *, patient: bool = True) -> Sequence[Passage]:
         return [Passage(corpus="corpora/docs", path="a.py", start_line=1, end_line=1, text="x = 1\n")]
 
 
 async def test_what_is_too_long_is_sent_once_more_without_its_passages(start: Any, ask: Any) -> None:
     async with start() as client:
-        client.gateway.pipeline._retrieval = _Found()
+        client.gateway.pipeline._grounder._retrieval = _Found()
         grounding = {"corpora": ["corpora/docs"]}
         once = await client.stream(ask("scripted/cite?fault=CONTEXT_TOO_LONG&times=1", grounding=grounding))
         always = await client.stream(ask("scripted/cite?fault=CONTEXT_TOO_LONG", grounding=grounding, fallbacks=[GOOD]))

@@ -217,3 +217,20 @@ def test_addresses_and_patterns() -> None:
     for pattern in ("a", "a:b", ":1", "unix:a", "unix:"):
         with pytest.raises(ConfigError, match="neither HOST:PORT nor unix:/PATH"):
             AllowList(ConfigDocument(None, {}), [pattern])
+
+
+async def test_one_that_comes_back_is_not_left_alone_for_what_was_before(start: Any, ask: Any, tmp_path: Path) -> None:
+    address = f"unix:{tmp_path}/extra.sock"
+    breaker = {"failures": 1, "open_seconds": 1000, "max_open_seconds": 1000}
+    gateway = {**everywhere(tmp_path), "resilience": {"breaker": breaker}, "limits": {"retries": 0}}
+    document = document_of({"providers": {"extra": {"adapter": "scripted", "listen": address}}}, tmp_path)
+    async with start(gateway) as client:
+        s = Setting(client)
+        await s.add("extra", address)
+        assert (await client.stream(ask("extra/echo"))).error.reason == R.ERROR_REASON_SERVICE_UNREACHABLE
+        assert (await client.stream(ask("extra/echo"))).error.reason == R.ERROR_REASON_CIRCUIT_OPEN
+        await s.remove("extra")
+        async with running(make_service("providers", document, integration="extra"), document):
+            await s.add("extra", address)
+            assert (await client.stream(ask("extra/echo"))).error is None
+        assert client.gateway.pipeline.standings.circuits() == {}

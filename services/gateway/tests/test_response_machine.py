@@ -5,6 +5,7 @@ does what the machine says. Time is virtual.
 """
 
 import asyncio
+import json
 import tempfile
 import uuid
 from pathlib import Path
@@ -42,6 +43,7 @@ FAULTS = (
     R.ERROR_REASON_UPSTREAM_UNAVAILABLE,
     R.ERROR_REASON_UPSTREAM_INVALID_ARGUMENT,
     R.ERROR_REASON_SERVICE_UNREACHABLE,
+    R.ERROR_REASON_UPSTREAM_AUTHENTICATION,
     R.ERROR_REASON_CONTENT_FILTERED,
 )
 
@@ -65,15 +67,31 @@ class OneResponse(RuleBasedStateMachine):
         background=st.booleans(),
         limit=st.sampled_from([None, 2, 20]),
         fallback=st.booleans(),
+        default=st.booleans(),
+        form=st.booleans(),
+        restart=st.booleans(),
     )
-    def ask(self, small: bool, grace: int | None, background: bool, limit: int | None, fallback: bool) -> None:
+    def ask(
+        self,
+        small: bool,
+        grace: int | None,
+        background: bool,
+        limit: int | None,
+        fallback: bool,
+        default: bool,
+        form: bool,
+        restart: bool,
+    ) -> None:
         log = {"response_bytes": 400} if small else {}
-        section = {
+        section: dict[str, Any] = {
             "log": log,
             "limits": LIMITS,
             "integrations": {"scripted": {"colocate": True}},
             "watchers": {"heartbeat_seconds": 2, "stall_seconds": 5, "queue_bytes": 150},
         }
+        if default:
+            section["default_model"] = "scripted/c"
+        self.default, self.form = default, form
         sections = {"providers": {"scripted": {"adapter": "scripted"}}, "state_dir": self.folder.name}
         document = document_of({**sections, "gateway": section}, Path(self.folder.name))
         added: dict[str, Any] = {}
@@ -103,6 +121,12 @@ class OneResponse(RuleBasedStateMachine):
             self.spec.max_duration.FromSeconds(limit)
         if background:
             self.spec.background = True
+        if form:
+            # One delta is a number, two are none.
+            self.spec.response_format.json_schema.name = "number"
+            self.spec.response_format.json_schema.schema_json = '{"type": "number"}'
+        if restart:
+            self.spec.midstream_policy = pb.MidstreamPolicy.MIDSTREAM_POLICY_RESTART
         self.request_id = str(uuid.UUID(int=7, version=4))
         self.repeat()
         self.loop.advance(0.1)
@@ -282,8 +306,10 @@ class OneResponse(RuleBasedStateMachine):
     def the_text_is_that_of_one_attempt(self) -> None:
         for view in self.views:
             if view.after == 0:
-                text = "".join(ev.Event.FromString(event).text_delta.text for _, event in view.events)
+                text = _text(view)
                 assert any(attempt.text.startswith(text) for attempt in self._texts())
+                if self.form and view.events and ev.Event.FromString(view.events[-1][1]).HasField("completed"):
+                    assert isinstance(json.loads(text), float | int)
 
     @invariant()
     def status_ok_means_completed(self) -> None:
@@ -301,6 +327,18 @@ class OneResponse(RuleBasedStateMachine):
         assert len(reasons) <= 1, reasons
         if reasons:
             assert not any(attempt.running for attempt in self.upstream.attempts)
+
+    @invariant()
+    def the_default_model_is_announced_and_comes_last(self) -> None:
+        models = [attempt.model for attempt in self.upstream.attempts]
+        assert "c" not in models or self.default
+        assert "c" not in models or set(models[models.index("c") :]) == {"c"}
+        for view in self.views:
+            if view.after == 0 and view.ended:
+                told = [_is_told(ev.Event.FromString(event)) for _, event in view.events]
+                # Who was ended for the window of the log, or for its own slowness, has not seen all of it.
+                if view.reason not in OF_THE_WATCHER:
+                    assert told.count(True) == int("c" in models)
 
     def teardown(self) -> None:
         try:
@@ -334,6 +372,21 @@ class OneResponse(RuleBasedStateMachine):
             task.result()
 
 
+def _text(view: View) -> str:
+    """Returns what a client shows: what was made void is gone."""
+    shown: list[tuple[int, str]] = []
+    for number, body in view.events:
+        event = ev.Event.FromString(body)
+        if event.HasField("restarted"):
+            shown = [(at, text) for at, text in shown if at < event.restarted.discard_from]
+        shown.append((number, event.text_delta.text))
+    return "".join(text for _, text in shown)
+
+
+def _is_told(event: ev.Event) -> bool:
+    return event.HasField("notice") and event.notice.code == ev.NoticeCode.NOTICE_CODE_DEFAULT_MODEL
+
+
 OneResponse.TestCase.settings = settings(
     max_examples=60,
     stateful_step_count=30,
@@ -341,3 +394,58 @@ OneResponse.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 TestOneResponse = OneResponse.TestCase
+
+
+class OneAnswer(OneResponse):
+    """One response that nobody leaves or cancels, so that more of it is what attempts make of it."""
+
+    @initialize(
+        useless=st.integers(0, 2),
+        fallback=st.booleans(),
+        default=st.booleans(),
+        form=st.booleans(),
+        restart=st.booleans(),
+    )
+    def ask(self, useless: int, **chosen: bool) -> None:
+        super().ask(small=False, grace=30, background=True, limit=None, **chosen)
+        for _ in range(useless):
+            self.upstream_fails(R.ERROR_REASON_UPSTREAM_AUTHENTICATION)
+
+    def leave(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
+
+    def stop_or_go_on_reading(self) -> None:
+        pass
+
+    def upstream_breaks_the_order(self) -> None:
+        pass
+
+    def describe(self) -> None:
+        pass
+
+    def resume_near_the_end(self) -> None:
+        pass
+
+    def upstream_writes_without_starting(self) -> None:
+        pass
+
+    @rule(count=st.integers(1, 2), at_once=st.booleans())
+    def upstream_answers(self, count: int, at_once: bool) -> None:
+        done = ev.Event(completed=ev.Completed(usage=Usage(output_tokens=1, source=UsageSource.USAGE_SOURCE_PROVIDER)))
+        deltas = self._deltas(count, 0)
+        if at_once:
+            self._content(*deltas, done)
+        else:
+            self._content(*deltas)
+            self._content(done)
+        self.upstream_ends()
+
+    def time_passes(self) -> None:
+        pass
+
+
+OneAnswer.TestCase.settings = settings(OneResponse.TestCase.settings, max_examples=40, stateful_step_count=12)
+TestOneAnswer = OneAnswer.TestCase

@@ -14,6 +14,7 @@ from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.chat.v1.usage_pb2 import FinishReason, Usage
 from sluice.gateway.v1.chat_service_pb2 import CachePolicy, ChatSpec
+from sluice_gateway.cache.making import Making
 from sluice_gateway.cache.store import Entry, Key, Store
 from sluice_gateway.config import CacheConfig
 from sluice_gateway.pipeline.citations import CitationCollector
@@ -21,6 +22,7 @@ from sluice_gateway.pipeline.plan import Plan
 from sluice_gateway.pipeline.prompts import Template
 from sluice_gateway.responses.log import pack, unpack
 from sluice_gateway.responses.response import Response
+from sluice_kit.call import Call
 
 # What does not reach the model, or is in the key in another form. Whatever else a request holds makes it another one.
 _ASIDE: Final = frozenset(
@@ -34,12 +36,19 @@ _AGAIN: Final = frozenset({"text_delta", "reasoning_delta", "tool_call_delta", "
 _HARMLESS: Final = frozenset({NoticeCode.NOTICE_CODE_OPTION_DROPPED, NoticeCode.NOTICE_CODE_NO_MODEL})
 """Notices of what would be so every time. An answer with another one is not kept: it was made in want of something."""
 
+_WAIT_SECONDS: Final = 30.0
+"""Longest wait for an answer that another request has made."""
+
 
 class Lookup:
     """One request that may be answered from the cache, and whose answer may be kept."""
 
-    def __init__(self, store: Store, config: CacheConfig, plan: Plan, spec: ChatSpec, tenant: str) -> None:
+    def __init__(
+        self, store: Store, making: Making, config: CacheConfig, plan: Plan, spec: ChatSpec, tenant: str
+    ) -> None:
         self._store = store
+        self._making = making
+        self._mine = False
         self._config = config
         self._plan = plan
         self._spec = spec
@@ -52,6 +61,33 @@ class Lookup:
         if self._spec.cache == CachePolicy.CACHE_POLICY_REFRESH:
             return None
         return self._store.get(self._key)
+
+    async def find_or_wait(self, template: Template | None, passages: Sequence[Passage], call: Call) -> Entry | None:
+        """Returns a kept answer; where the same one is being made, waits for it as long as that is worth it.
+
+        To be called once, in place of `find`, and to be followed by `leave`: others wait for what is made here then.
+        """
+        entry = self.find(template, passages)
+        assert self._key is not None  # `find` sets it
+        if entry is not None:
+            return entry
+        self._mine = self._making.begin(self._key)
+        if self._mine or self._spec.cache == CachePolicy.CACHE_POLICY_REFRESH:
+            return None
+        # Never longer than for a first token, and there must be time left to make it.
+        left = call.time_remaining()
+        most = min(self._plan.limits.ttft_seconds, _WAIT_SECONDS)
+        await self._making.wait(self._key, most if left is None else min(most, left / 2))
+        entry = self._store.get(self._key)
+        if entry is None:
+            self._mine = self._making.begin(self._key)
+        return entry
+
+    def leave(self) -> None:
+        """Has nobody wait any longer for what is made here. Doing it again changes nothing."""
+        if self._mine and self._key is not None:
+            self._mine = False
+            self._making.end(self._key)
 
     def keep(
         self,
@@ -118,6 +154,7 @@ class AnswerCache:
     def __init__(self, config: CacheConfig) -> None:
         self._config = config
         self.store = Store(config)
+        self._making = Making()
 
     def lookup(self, spec: ChatSpec, plan: Plan, tenant: str) -> Lookup | None:
         """Returns how to look up a request; None if it does not want that, or goes on with a conversation."""
@@ -127,7 +164,7 @@ class AnswerCache:
             return None
         if any(field.name == "conversation" for field, _ in spec.ListFields()):
             return None  # what was said before is not in the request
-        return Lookup(self.store, self._config, plan, spec, tenant)
+        return Lookup(self.store, self._making, self._config, plan, spec, tenant)
 
 
 _OFF: Final = CachePolicy.CACHE_POLICY_OFF

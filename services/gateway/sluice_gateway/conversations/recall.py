@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from sluice.chat.v1.message_pb2 import Message
-from sluice.chat.v1.target_pb2 import Target
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.conversations.history import (
@@ -20,6 +19,7 @@ from sluice_gateway.conversations.history import (
     is_bound,
 )
 from sluice_gateway.conversations.turns import MAX_MESSAGES, Past
+from sluice_gateway.counter import TokenCounter
 from sluice_gateway.integrations import Integrations
 from sluice_kit.call import Call
 from sluice_kit.errors import SluiceError
@@ -39,11 +39,32 @@ _ANSWER_SHARE: Final = 4
 class Recalled:
     """What one model is told of the history."""
 
-    messages: Sequence[Message]
-    turns: int
+    groups: Sequence[Group]
     left_out: int
     budget: int
     """Tokens there were for it."""
+    bound: bool = False
+    """Whether the newest group has to stay."""
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of it, oldest first."""
+        return [message for group in self.groups for message in group.messages]
+
+    @property
+    def turns(self) -> int:
+        """How many turns that are."""
+        return sum(group.turns for group in self.groups)
+
+    def halved(self) -> "Recalled | None":
+        """Returns what is left without the older half; None if nothing can be left out."""
+        tokens = [group.tokens for group in self.groups]
+        counts = [len(group.messages) for group in self.groups]
+        start = cut(tokens, counts, sum(tokens) // 2, MAX_MESSAGES, bound=self.bound)
+        if not start:
+            return None
+        left_out = self.left_out + sum(group.turns for group in self.groups[:start])
+        return Recalled(self.groups[start:], left_out, self.budget // 2, self.bound)
 
 
 class Recall:
@@ -51,10 +72,8 @@ class Recall:
 
     def __init__(self, catalog: Catalog, integrations: Integrations, default_window: int) -> None:
         self._catalog = catalog
-        self._integrations = integrations
         self._default_window = default_window
-        self._estimators: set[str] = set()
-        """Integrations that count no better than this module does."""
+        self.counter = TokenCounter(integrations)
 
     async def recall(self, past: Past, request: pb.GenerateRequest, call: Call) -> Recalled:
         """Returns what the target of a request is told, beside what the request itself says.
@@ -64,7 +83,7 @@ class Recall:
         own = request.messages
         found = groups(past.turns, own, request.target.provider)
         if not found:
-            return Recalled((), 0, past.unread, 0)
+            return Recalled((), past.unread, 0)
         bound = is_bound(past.turns, own)
         counts = [len(group.messages) for group in found]
         room = MAX_MESSAGES - len(own)
@@ -73,16 +92,11 @@ class Recall:
         tokens = [group.tokens for group in found]
         careful = 1 + MARGIN
         start = cut(tokens, counts, space / careful - fixed, room, bound=bound)
-        if start and request.target.provider not in self._estimators:
+        if start and self.counter.counts(request.target.provider):
             most = cut(tokens, counts, float("inf"), room, bound=bound)
             start = await self._by_count(request, found, space, most, start, bound=bound, call=call)
-        kept = found[start:]
-        return Recalled(
-            [message for group in kept for message in group.messages],
-            sum(group.turns for group in kept),
-            past.unread + sum(group.turns for group in found[:start]),
-            max(0, round(space - fixed)),
-        )
+        left_out = past.unread + sum(group.turns for group in found[:start])
+        return Recalled(found[start:], left_out, max(0, round(space - fixed)), bound)
 
     async def _space(self, request: pb.GenerateRequest, call: Call) -> int:
         """Returns the tokens that a target can read, what is kept free for its answer taken off."""
@@ -127,7 +141,8 @@ class Recall:
                     if start >= careful:
                         return careful  # the estimate, with its margin, has the same result
                     kept = found[start:]
-                    counted = await self._count(request, kept, call)
+                    history = [message for group in kept for message in group.messages]
+                    counted = await self.counter.count(request, history, call, _COUNT_SECONDS)
                     if counted is None:
                         return careful
                     if counted <= space:
@@ -141,22 +156,3 @@ class Recall:
             extra = {"integration": request.target.provider, "reason": error.reason_name}
             log.info("tokens cannot be counted", extra=extra)
         return careful
-
-    async def _count(self, request: pb.GenerateRequest, kept: Sequence[Group], call: Call) -> int | None:
-        """Returns the tokens of a request with some of the history; None if the integration estimates, too."""
-        target = Target()
-        target.CopyFrom(request.target)
-        question = pb.CountTokensRequest(target=target, tools=request.tools)
-        for group in kept:
-            question.messages.extend(group.messages)
-        question.messages.extend(request.messages)
-        if request.HasField("system_instruction"):
-            question.system_instruction = request.system_instruction
-        if len(question.messages) > MAX_MESSAGES:
-            return None
-        generator = self._integrations.get(target.provider).generator
-        answer = await generator.count_tokens(question, call.with_timeout(_COUNT_SECONDS))
-        if answer.kind != pb.TOKEN_COUNT_KIND_EXACT:
-            self._estimators.add(target.provider)
-            return None
-        return answer.tokens

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sluice.chat.v1.event_pb2 import Event, Notice, NoticeCode
 from sluice.chat.v1.message_pb2 import Message
+from sluice.chat.v1.target_pb2 import Target
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, WhenBusy
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
@@ -44,6 +45,7 @@ class Talk:
     __slots__ = (
         "_begun",
         "_database",
+        "_halved",
         "_history_bytes",
         "_owner",
         "_place",
@@ -73,6 +75,7 @@ class Talk:
         self._history_bytes = history_bytes
         self._begun: turns.Begun | None = None
         self._recalled: dict[tuple[str, str], Recalled] = {}
+        self._halved: set[tuple[str, str]] = set()
         self._told: int | None = None
 
     @property
@@ -142,6 +145,18 @@ class Talk:
         if recalled.left_out and recalled.left_out != self._told:
             self._told = recalled.left_out
             self.response.emit(_history_cut(recalled))
+
+    def halve(self, target: Target) -> bool:
+        """Leaves the older half out of what a target is told, once. Returns whether it did; a Notice tells it."""
+        key = target.provider, target.model
+        halved = None if key in self._halved else self._recalled[key].halved()
+        if halved is None:
+            return False
+        self._halved.add(key)
+        self._recalled[key] = halved
+        self._told = halved.left_out
+        self.response.emit(_history_cut(halved))
+        return True
 
     def tell(self, request: GenerateRequest) -> None:
         """Puts what `recall` found for its target before the messages of an attempt's request."""

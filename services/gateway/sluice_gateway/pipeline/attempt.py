@@ -167,6 +167,7 @@ async def run_attempt(
                 watchdog = _Watchdog(scope, relay, limits, patient=request.background)
             await generator.generate(request, call, relay.deliver)
         relay.check_completed()
+        await relay.verify()
         record.outcome = _COMPLETED
     except TimeoutError:
         if watchdog is None or not watchdog.limit:

@@ -6,18 +6,21 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sluice.chat.v1.event_pb2 import AttemptOutcome, Event, Notice, NoticeCode, Restarted, RouteChanged
+from sluice.chat.v1.event_pb2 import AttemptOutcome, Event, Restarted
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1.model_pb2 import Capability
-from sluice.provider.v1.provider_service_pb2 import GenerateRequest
 from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import ResilienceConfig
+from sluice_gateway.counter import TokenCounter
 from sluice_gateway.integrations import Integrations
+from sluice_gateway.pipeline.announce import default_model, hedged, route_changed
 from sluice_gateway.pipeline.attempt import AttemptRecord, run_attempt
 from sluice_gateway.pipeline.budget import Budget
 from sluice_gateway.pipeline.citations import CitationCollector
+from sluice_gateway.pipeline.fit import Fit
+from sluice_gateway.pipeline.form import FormRelay
 from sluice_gateway.pipeline.hedge import Race, hedge_delay
 from sluice_gateway.pipeline.midstream import (
     CONTINUE,
@@ -29,10 +32,10 @@ from sluice_gateway.pipeline.midstream import (
     policy_of,
     tokens_left,
 )
+from sluice_gateway.pipeline.needs import lacking
 from sluice_gateway.pipeline.prompts import Template
 from sluice_gateway.pipeline.relay import Relay
-from sluice_gateway.pipeline.request import generate_request
-from sluice_gateway.pipeline.retry import FALL_BACK_ON, LEAST_SECONDS, wait_before_retry
+from sluice_gateway.pipeline.retry import FALL_BACK_ON, LEAST_SECONDS, UNAVAILABLE, wait_before_retry
 from sluice_gateway.pipeline.settle import Prices, settle_attempt
 from sluice_gateway.pipeline.standing import Standings
 from sluice_gateway.pipeline.telling import attempt_span, tell_attempt, tell_route_change
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CONTEXT_TOO_LONG: Final = ErrorReason.ERROR_REASON_CONTEXT_TOO_LONG
+_MODEL_NOT_FOUND: Final = ErrorReason.ERROR_REASON_MODEL_NOT_FOUND
 _CIRCUIT_OPEN: Final = ErrorReason.ERROR_REASON_CIRCUIT_OPEN
 _FAILED: Final = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
 _CANCELLED: Final = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
@@ -63,6 +67,7 @@ class Means:
     config: ResilienceConfig
     catalog: Catalog
     hedges: Budget
+    counter: TokenCounter
 
 
 class Attempts:
@@ -85,15 +90,17 @@ class Attempts:
         self._means = means
         self._response = response
         self._job = job
-        self._template = template
-        self._passages = passages
+        self._fit = Fit(means.catalog, means.counter, response, job, template, passages)
         self._first = first
         self._targets = deque(job.plan.targets)
         self._hedge_delay = None if job.whole else hedge_delay(job.spec, job.plan.limits)
         """When a second target is asked beside the first, in seconds; None: not, or not any more."""
         self._failure: SluiceError | None = None
-        self._given_up: tuple[Target, Reason] | None = None
+        self._given_up = job.plan.passed
         """The target that the next attempt takes over from, and why."""
+        self._default = job.plan.default
+        self._substituted: Reason | None = job.plan.passed[1] if job.plan.substituted and job.plan.passed else None
+        """Why the default model is about to be asked instead; None: it is not, or that was told."""
         self._discard_from: int | None = None
         """RESTART: number of the first event that the next attempt's content makes void."""
         self._partial: Partial | None = None
@@ -107,10 +114,10 @@ class Attempts:
 
         Raises the failure of the last one, or CIRCUIT_OPEN if none could be made.
         """
-        while self._targets:
+        while self._targets or self._substitute():
             target = self._targets.popleft()
             if self._first is not None and self._first.target != target:
-                self._pass_over(target)
+                self._pass_over(target, _CIRCUIT_OPEN)
                 continue
             # One that is on record already has to begin, however little time is left.
             if self._first is None and not self._has_time(target):
@@ -143,10 +150,12 @@ class Attempts:
             self._given_up = target, failure.reason
             if relay.committed:
                 self._break_off(relay, failure)
-            elif failure.reason == _CONTEXT_TOO_LONG and self._passages:
-                self._passages = []
-                self._response.emit(_passages_dropped())
-                continue
+            elif failure.reason == _CONTEXT_TOO_LONG:
+                if self._fit.shorten(target):
+                    continue
+                if not await self._skip_smaller(target):
+                    raise failure
+                return None
             elif failure.reason not in FALL_BACK_ON:
                 raise failure
             wait = self._wait_before_retry(target, failure, tried, midstream=relay.committed)
@@ -175,7 +184,7 @@ class Attempts:
         if target is None or not self._has_time(target) or not means.hedges.spend():
             return None
         try:
-            record = await self._begin(target)
+            record = await self._begin(target, beside=True)
         except SluiceError as error:
             # The answer that is on its way does not fail for this.
             log.warning("no hedge", extra={"reason": error.reason_name, "response": self._response.name})
@@ -189,10 +198,10 @@ class Attempts:
         self._targets.remove(target)
         self._hedge_delay = None
         relay.preamble = (
-            _route_changed(record, first.target, ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT),
+            route_changed(record, first.target, ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT),
             *relay.preamble,
         )
-        self._response.emit(_hedged(record))
+        self._response.emit(hedged(record))
         return relay
 
     def _abandon(self, relay: Relay) -> None:
@@ -201,16 +210,22 @@ class Attempts:
         if relay.record.probe:
             self._means.standings.released(relay.record.target)
 
-    async def _begin(self, target: Target) -> AttemptRecord | None:
-        """Puts an attempt on record. Returns None if the target is to be left alone."""
+    async def _begin(self, target: Target, *, beside: bool = False) -> AttemptRecord | None:
+        """Puts an attempt on record, or one `beside` another. Returns None if the target is to be left alone."""
         standings = self._means.standings
-        if self._job.talk is not None:
-            # Before it is on record, because this may wait.
-            await self._job.talk.recall(self._request(AttemptRecord(0, target)), self._job.call)
+        if self._first is None and not standings.would_admit(target):
+            self._pass_over(target, _CIRCUIT_OPEN)
+            return None
+        # Before it is on record, because this may wait.
+        if beside:
+            await self._fit.recall(target)  # nothing more: what is left out would be so for both
+        elif not await self._fit.prepare(target) and self._first is None and await self._skip_smaller(target):
+            self._pass_over(target, _CONTEXT_TOO_LONG)
+            return None
         record, self._first = self._first, None
         if record is None:
             if not standings.admits(target):
-                self._pass_over(target)
+                self._pass_over(target, _CIRCUIT_OPEN)
                 return None
             record = AttemptRecord(len(self.records) + 1, target, probe=standings.is_probe(target))
             try:
@@ -225,23 +240,59 @@ class Attempts:
                 raise
         self.records.append(record)
         if self._given_up is not None:
-            self._response.emit(_route_changed(record, *self._given_up))
+            self._response.emit(route_changed(record, *self._given_up))
             tell_route_change(self._job.call.span, record, *self._given_up)
             self._given_up = None
+        if self._substituted is not None:
+            self._response.emit(default_model(record, self._substituted))
+            self._substituted = None
         return record
 
-    def _pass_over(self, target: Target) -> None:
+    def _pass_over(self, target: Target, reason: Reason) -> None:
         # What an attempt failed with says more than that another target was not even asked.
         if self._given_up is None:
-            self._given_up = target, _CIRCUIT_OPEN
+            self._given_up = target, reason
+
+    async def _skip_smaller(self, target: Target) -> bool:
+        """Takes the targets out of the list that are not known to read more than one that cannot read it all.
+
+        Returns whether one is left.
+        """
+        left = [other for other in self._targets if await self._fit.reads_more(other, target)]
+        if left:
+            self._targets = deque(left)
+        return bool(left)
+
+    def _substitute(self) -> bool:
+        """Puts the default model into the list if none of the targets could be used, whatever is asked of them.
+
+        Returns whether there is anything in the list now.
+        """
+        default, self._default = self._default, ()
+        needs = self._job.needs
+        able = [target for target in default if lacking(self._means.catalog, target, needs) is None]
+        if not able or not all(self._is_unavailable(record) for record in self.records):
+            return False
+        self._targets.extend(able)
+        self._substituted = _CIRCUIT_OPEN if self._failure is None else self._failure.reason
+        return True
+
+    def _is_unavailable(self, record: AttemptRecord) -> bool:
+        if record.error_reason == _MODEL_NOT_FOUND:
+            return record.target.provider not in self._means.integrations  # it was removed since this was planned
+        return record.outcome == _CANCELLED or record.error_reason in UNAVAILABLE
 
     def _relay(self, record: AttemptRecord) -> Relay:
         relay: Relay
         if self._partial is not None:
             relay = ContinuedRelay(self._response, record, self._collector, self._partial)
         else:
-            self._collector = CitationCollector(self._passages) if self._passages else None
-            relay = Relay(self._response, record, self._collector)
+            passages, form = self._fit.passages, self._job.form
+            self._collector = CitationCollector(passages) if passages else None
+            if form is None:
+                relay = Relay(self._response, record, self._collector)
+            else:
+                relay = FormRelay(self._response, record, self._collector, form, whole=self._job.whole)
         if self._discard_from is not None:
             restarted = Restarted(attempt_id=record.id, discard_from=self._discard_from)
             relay.preamble = (Event(restarted=restarted),)
@@ -250,16 +301,10 @@ class Attempts:
             relay.gate = lambda: self._means.standings.spoke(record.target)
         return relay
 
-    def _request(self, record: AttemptRecord) -> GenerateRequest:
-        job = self._job
-        return generate_request(
-            job.spec, record, self._template, self._passages, whole=job.whole, defaults=job.plan.parameters
-        )
-
     async def _attempt(self, relay: Relay) -> None:
         means, job, record = self._means, self._job, relay.record
         record.span = attempt_span(job.call.span, self._response.operation, record)
-        request = self._request(record)
+        request = self._fit.request(record)
         if job.talk is not None:
             job.talk.tell(request)
         if self._partial is not None:
@@ -338,29 +383,3 @@ class Attempts:
                 raise DeadlineError("the time for this response is over")
             return True
         return left - wait >= max(LEAST_SECONDS, self._means.standings.ttft(target) or 0.0)
-
-
-def _route_changed(record: AttemptRecord, previous: Target, reason: Reason) -> Event:
-    return Event(
-        route_changed=RouteChanged(attempt_id=record.id, target=record.target, reason=reason, previous=previous)
-    )
-
-
-def _hedged(record: AttemptRecord) -> Event:
-    name = f"{record.target.provider}/{record.target.model}"
-    return Event(
-        notice=Notice(
-            code=NoticeCode.NOTICE_CODE_HEDGED,
-            message=f"the first target is slow to begin; {name} is asked, too",
-            metadata={"attempt_id": record.id, "target": name},
-        )
-    )
-
-
-def _passages_dropped() -> Event:
-    return Event(
-        notice=Notice(
-            code=NoticeCode.NOTICE_CODE_PASSAGES_DROPPED,
-            message="the prompt was too long for the model; it was sent once more without the passages",
-        )
-    )

@@ -1,7 +1,7 @@
 """Plan: from the model a request names to the targets that will be tried, in order."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.json_format import ParseDict, ParseError
@@ -12,7 +12,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.config import GatewayConfig, RouteConfig, RoutePolicy
 from sluice_gateway.integrations import Integrations
 from sluice_kit.config import ConfigDocument
-from sluice_kit.errors import SluiceError, make_error
+from sluice_kit.errors import Reason, SluiceError, make_error
 from sluice_kit.rpc import validate
 
 
@@ -26,6 +26,16 @@ class Plan:
     """How many targets, at the front, are those of the route; the others are the request's fallbacks."""
     parameters: GenerationParameters | None = None
     """What the route sets where the request does not."""
+    passed: tuple[Target, Reason] | None = None
+    """A target that was passed over for the first one, and why."""
+    default: tuple[Target, ...] = ()
+    """Those of the operator's default model, for when none of `targets` can be used."""
+    substituted: bool = False
+    """Whether that is so already, and `targets` are the default model's."""
+
+    def substitute(self, target: Target, reason: Reason) -> "Plan":
+        """Returns the plan with the default model in place of its targets: `target` cannot be used, for `reason`."""
+        return replace(self, targets=self.default, own=0, passed=(target, reason), default=(), substituted=True)
 
 
 class Routes:
@@ -54,6 +64,15 @@ class Routes:
                 self.parameters[alias] = _parameters(document, path, route.parameters)
         if config.default_route not in self.table:
             raise document.error("gateway.default_route", f"no route '{config.default_route}'")
+        self.default_model: tuple[Target, ...] = ()
+        if config.default_model is not None:
+            model = parse_target(config.default_model)
+            if config.default_model in self.table:
+                self.default_model, _ = self.table[config.default_model]
+            elif model is not None:
+                self.default_model = (model,)
+            else:
+                raise document.error("gateway.default_model", "neither a route nor of the form provider/model")
 
 
 class Planner:
@@ -91,6 +110,46 @@ class Planner:
         for target in targets:
             unique.setdefault((target.provider, target.model), target)
         return Plan(tuple(unique.values()), limits, own, self._routes.parameters.get(name))
+
+    def plan_answer(self, model: str, fallbacks: Iterable[str] = ()) -> Plan:
+        """As `plan`, but where the operator has set a default model it is in the plan, too.
+
+        Then it also stands in for a name all of whose integrations this gateway does not have (any more): a route's, or
+        one that was removed. A name that was never good is MODEL_NOT_FOUND as ever.
+        """
+        default = tuple(target for target in self._routes.default_model if target.provider in self._integrations)
+        if not default:
+            return self.plan(model, fallbacks)
+        names = [model or self._routes.default, *fallbacks]
+        gone = {name: target for name in names if (target := self._gone(name)) is not None}
+        there = [name for name in names if name not in gone]
+        plan = self.plan(there[0], there[1:]) if there else Plan(default, self._limits(names[0]), 0)
+        rest = tuple(target for target in default if target not in plan.targets)
+        first = gone.get(names[0])
+        if first is None:
+            return replace(plan, default=rest)
+        return replace(
+            plan,
+            limits=self._limits(names[0]),
+            own=0,
+            parameters=self._routes.parameters.get(names[0]),
+            passed=(first, ErrorReason.ERROR_REASON_MODEL_NOT_FOUND),
+            default=rest,
+            substituted=not there,
+        )
+
+    def _gone(self, name: str) -> Target | None:
+        """Returns the target of a name that cannot be used because its integration is not there; None for others."""
+        route = self._routes.table.get(name)
+        if route is not None:
+            targets, _ = route
+            return None if any(target.provider in self._integrations for target in targets) else targets[0]
+        target = parse_target(name)
+        return target if target is not None and self._integrations.was_removed(target.provider) else None
+
+    def _limits(self, name: str) -> RoutePolicy:
+        route = self._routes.table.get(name)
+        return self._routes.limits if route is None else route[1]
 
     def _resolve(self, name: str) -> tuple[tuple[Target, ...], RoutePolicy]:
         route = self._routes.table.get(name)

@@ -168,6 +168,9 @@ class Relay:
                 metadata={"provider": self.record.target.provider},
             )
 
+    async def verify(self) -> None:
+        """Is called after that, for who has something to check of an answer as a whole. Raises what is wrong with it."""
+
     def _violation(self, what: str) -> SluiceError:
         provider = self.record.target.provider
         return make_error(

@@ -23,6 +23,7 @@ FALL_BACK_ON: Final = frozenset(
         _R.ERROR_REASON_UPSTREAM_TIMEOUT,
         _R.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
         _R.ERROR_REASON_EMPTY_RESPONSE,
+        _R.ERROR_REASON_OUTPUT_INVALID,
         _R.ERROR_REASON_MODEL_NOT_FOUND,
         _R.ERROR_REASON_INTERNAL,
     }
@@ -35,6 +36,7 @@ _RETRY_ON: Final = frozenset(
         _R.ERROR_REASON_DRAINING,
         _R.ERROR_REASON_UPSTREAM_OVERLOADED,
         _R.ERROR_REASON_UPSTREAM_UNAVAILABLE,
+        _R.ERROR_REASON_OUTPUT_INVALID,
     }
 )
 """These pass. The same target is tried again first: it is the one that was asked for."""
@@ -45,6 +47,16 @@ _RESUME_ON: Final = _RETRY_ON | {
     _R.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR,
 }
 """In the midst of an answer these pass, too: the target did answer, and its stream broke or stuck."""
+UNAVAILABLE: Final = frozenset(
+    {
+        _R.ERROR_REASON_SERVICE_UNREACHABLE,
+        _R.ERROR_REASON_DRAINING,
+        _R.ERROR_REASON_INTEGRATION_MISCONFIGURED,
+        _R.ERROR_REASON_UPSTREAM_AUTHENTICATION,
+        _R.ERROR_REASON_CIRCUIT_OPEN,
+    }
+)
+"""With these nobody can use a target, whatever is asked of it: what the default model is for."""
 LEAST_SECONDS: Final = 0.05
 """No attempt starts with less time left than this: it could not use it."""
 
@@ -64,7 +76,7 @@ def wait_before_retry(
     doubles each time ("full jitter": callers that failed together do not come back together), and begins where the
     target's own RetryInfo ends. A wait longer than the configured one is no wait but a failure.
     """
-    if tried >= retries:
+    if tried >= retries or "finish" in failure.metadata:  # what was cut off at its limit would be again
         return None
     told = failure.retry_after
     if failure.reason not in (_RESUME_ON if midstream else _RETRY_ON) and not (

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,16 +16,20 @@ from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.cache.answers import AnswerCache, completed_from
 from sluice_gateway.cache.store import Entry
 from sluice_gateway.catalog import Catalog
-from sluice_gateway.config import ResilienceConfig, RouteConfig
+from sluice_gateway.config import ResilienceConfig
 from sluice_gateway.conversations.talk import Talk
+from sluice_gateway.counter import TokenCounter
 from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.attempts import Attempts, Means
 from sluice_gateway.pipeline.budget import Budget
+from sluice_gateway.pipeline.form import Form
 from sluice_gateway.pipeline.ground import Grounder
+from sluice_gateway.pipeline.needs import Need
 from sluice_gateway.pipeline.plan import Plan
 from sluice_gateway.pipeline.prompts import Prompts, Template
 from sluice_gateway.pipeline.rank import Ranking
+from sluice_gateway.pipeline.relay import Relay
 from sluice_gateway.pipeline.settle import Prices, settle_response
 from sluice_gateway.pipeline.standing import Standings
 from sluice_gateway.records.ledger import Claim, Ledger
@@ -53,6 +58,10 @@ class Job:
     """The caller reads the answer only when it is whole."""
     talk: Talk | None = None
     """Its share in the conversation that the request names."""
+    form: Form | None = None
+    """What the answer has to look like; None: free text."""
+    needs: Sequence[Need] = ()
+    """What it asks of a model."""
 
 
 class Pipeline:
@@ -78,7 +87,9 @@ class Pipeline:
         """What recent attempts say of each target."""
         self._ranking = Ranking(self.standings, prices, catalog)
         hedges = Budget(resilience.hedge.share, resilience.hedge.reserve)
-        self._means = Means(integrations, ledger, prices, self.standings, resilience, catalog, hedges)
+        self._means = Means(
+            integrations, ledger, prices, self.standings, resilience, catalog, hedges, TokenCounter(integrations)
+        )
 
     async def run(self, response: Response, job: Job) -> None:
         """Makes one answer and ends the response, however it goes. Never raises."""
@@ -112,17 +123,18 @@ class Pipeline:
     async def _answer(self, response: Response, job: Job) -> list[Event]:
         """Makes the answer and returns its last events, up to `Completed`."""
         spec, plan = job.spec, job.plan
-        if isinstance(plan.limits, RouteConfig) and (plan.limits.order != "ordered" or plan.limits.needs):
-            ranked = self._ranking.ranked(plan.targets[: plan.own], plan.limits, spec)
-            plan = replace(plan, targets=ranked + plan.targets[plan.own :])
-            job = replace(job, plan=plan)
+        plan = self._ranking.choose(plan, spec, job.needs)
         grounded = spec.HasField("grounding")
         cached = self._cache.lookup(spec, plan, response.tenant)
         standings = self.standings
         # Where something else comes before the first attempt, that one is not on record yet.
         later = grounded or job.talk is not None or cached is not None
-        if later and cached is None and not any(standings.would_admit(target) for target in plan.targets):
-            raise standings.refusal(plan.targets)
+        if (later or plan.default) and cached is None and not self._admits(plan.targets):
+            if not self._admits(plan.default):
+                raise standings.refusal(plan.targets)
+            plan = plan.substitute(plan.targets[0], _R.ERROR_REASON_CIRCUIT_OPEN)
+        if plan is not job.plan:
+            job = replace(job, plan=plan)
         if job.talk is not None:
             await job.talk.check()
         first = None if later else self._first(plan.targets)
@@ -151,9 +163,28 @@ class Pipeline:
                 past = () if job.talk is None else job.talk.past
                 passages = await self._grounder.find(spec, job.call.under(span), response.emit, past)
                 span.set({"sluice.passages": len(passages)})
-        entry = None if cached is None else cached.find(template, passages)
-        if entry is not None:
-            return await self._from_cache(response, job, entry)
+        if cached is None:
+            last, _ = await self._from_attempts(response, job, template, passages, first)
+            return last
+        try:
+            entry = await cached.find_or_wait(template, passages, job.call)
+            if entry is not None:
+                return await self._from_cache(response, job, entry)
+            last, relay = await self._from_attempts(response, job, template, passages, first)
+            cached.keep(response, last, relay.record.target, relay.collector, passages)
+            return last
+        finally:
+            cached.leave()
+
+    async def _from_attempts(
+        self,
+        response: Response,
+        job: Job,
+        template: Template | None,
+        passages: list[Passage],
+        first: AttemptRecord | None,
+    ) -> tuple[list[Event], Relay]:
+        """Makes an answer and returns its last events, and what it came through."""
         attempts = Attempts(self._means, response, job, template, passages, first)
         try:
             relay = await attempts.run()
@@ -165,9 +196,7 @@ class Pipeline:
         assert relay.completed is not None  # run_attempt checks it
         completed = settle_response(relay.completed, attempts.records)
         last = [*relay.tail, *(Event(citation=citation) for citation in citations), Event(completed=completed)]
-        if cached is not None:
-            cached.keep(response, last, relay.record.target, relay.collector, passages)
-        return last
+        return last, relay
 
     async def _from_cache(self, response: Response, job: Job, entry: Entry) -> list[Event]:
         """Sends a kept answer and returns its last events. What it cites is checked as if it were new."""
@@ -177,6 +206,10 @@ class Pipeline:
             await response.room()
         citations = [] if entry.collector is None else await entry.collector.check(self._retrieval, job.call)
         return [*(Event(citation=citation) for citation in citations), Event(completed=completed_from(entry))]
+
+    def _admits(self, targets: tuple[Target, ...]) -> bool:
+        """Whether an attempt at any of them may begin."""
+        return any(self.standings.would_admit(target) for target in targets)
 
     def _first(self, targets: tuple[Target, ...]) -> AttemptRecord:
         """Returns an attempt at the first target that is not left alone. Raises CIRCUIT_OPEN if all are."""

@@ -134,6 +134,13 @@ class Standings:
             metadata={"provider": targets[0].provider},
         )
 
+    def forget(self, integration: str) -> None:
+        """Forgets all that is known of an integration's targets: another one has its id now."""
+        for key in [key for key in self._targets if key[0] == integration]:
+            del self._targets[key]
+        self._shared.pop(integration, None)
+        self._last_target = self._last = None
+
     def released(self, target: Target) -> None:
         """Is told that a probe will not begin, or that its end says nothing."""
         standing = self._of(target)
