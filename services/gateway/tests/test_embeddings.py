@@ -283,6 +283,20 @@ async def test_vectors_that_do_not_fit_together_are_refused(start: Any, tmp_path
         assert failure.reason == R.ERROR_REASON_UPSTREAM_PROTOCOL_ERROR
 
 
+async def test_more_vectors_than_a_message_holds_are_refused_before_they_are_paid_for(
+    start: Any, tmp_path: Path
+) -> None:
+    async with setting(start, tmp_path, embeddings={"batch_texts": 256, "parallel": 4}) as s:
+        failure = await failure_of(s.embed(4096, dimensions=3072))
+        assert (failure.reason, failure.violations[0].field) == (R.ERROR_REASON_INVALID_REQUEST, "texts")
+        assert s.one.batches == []
+        # Where nobody said how long they are, the first batch tells.
+        s.one.width = 3072
+        failure = await failure_of(s.embed(4096))
+        assert "2645 texts at a time" in failure.message
+        assert len(s.one.batches) == 1
+
+
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=50), st.integers(1, 9), st.integers(1, 40))
 def test_batches_hold_every_text_once_and_keep_their_limits(texts: list[str], most: int, characters: int) -> None:
     batches = split(texts, most, characters)

@@ -17,11 +17,18 @@ from sluice_gateway.pipeline.plan import Plan, Planner
 from sluice_gateway.pipeline.retry import FALL_BACK_ON
 from sluice_gateway.pipeline.settle import total_usage
 from sluice_kit.call import Call
+from sluice_kit.channels import MAX_MESSAGE_BYTES
 from sluice_kit.errors import SluiceError, make_error
+from sluice_kit.rpc import invalid_field
 
 log = logging.getLogger(__name__)
 
 _MAX_SECONDS: Final = 300.0
+_MAX_BYTES: Final = MAX_MESSAGE_BYTES - 1024 * 1024
+"""Of vectors in one response: what clients receive, less room for the rest of it."""
+_NUMBER_BYTES: Final = 4
+_FEW_TEXTS: Final = 1024
+"""Vectors of up to 7,900 numbers fit for so many; no model has longer ones."""
 
 
 class EmbeddingService:
@@ -47,12 +54,16 @@ class EmbeddingService:
     async def _embed(self, request: pb.EmbedRequest, plan: Plan, paid: PaidCall) -> pb.EmbedResponse:
         # Vectors of two models cannot be compared: only the same model elsewhere is something to fall back to.
         targets = [target for target in plan.targets if target.model == plan.targets[0].model]
+        if request.HasField("dimensions"):
+            _check_room(request, request.dimensions)
         batches = split(request.texts, self._config.batch_texts, self._config.batch_characters)
         works = [partial(self._batch, request, texts, targets, paid) for texts in batches]
         head: list[provider_pb.EmbedResponse] = []
-        if self._means.standings.is_probe(targets[0]):
-            # One batch finds out whether the target is back; the others would be turned away meanwhile.
+        if self._means.standings.is_probe(targets[0]) or len(request.texts) > _FEW_TEXTS:
+            # One batch finds out whether the target is back, or how long its vectors are; the others would be turned
+            # away meanwhile, or paid for in vain.
             head = [await works.pop(0)()]
+            _check_room(request, len(head[0].embeddings[0].values))
         answers = head + (await in_parallel(works, self._config.parallel) if works else [])
         response = pb.EmbedResponse(usage=total_usage(paid.records), target=paid.records[-1].target)
         size = len(answers[0].embeddings[0].values)
@@ -121,6 +132,12 @@ class EmbeddingService:
     def _plan(self, model: str, call: Call) -> tuple[Plan, Call]:
         plan = self._planner.plan(model)
         return plan, call.with_timeout(min(_MAX_SECONDS, plan.limits.total_seconds))
+
+
+def _check_room(request: pb.EmbedRequest, dimensions: int) -> None:
+    most = _MAX_BYTES // (dimensions * _NUMBER_BYTES)
+    if len(request.texts) > most:
+        raise invalid_field("texts", f"vectors of {dimensions} numbers fit for {most} texts at a time")
 
 
 def split(texts: Sequence[str], most: int, characters: int) -> list[Sequence[str]]:
