@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,8 @@ import yaml
 
 from sluice_providers.registry import REGISTRY
 
-from .images import images
+from ..repo.house import SERVICES  # noqa: TID252 - what the meta-tests know about the tree
+from .images import ROOT, images
 from .manifests import (
     COMPONENTS,
     FOLDER,
@@ -79,9 +81,9 @@ def test_each_file_is_valid_by_itself(path: Path) -> None:
     assert [wrong for one in found if (wrong := mistake(one))] == []
 
 
-@pytest.mark.parametrize("name", [*REGISTRY, "gateway", "retrieval"])
+@pytest.mark.parametrize("name", [*REGISTRY, *(name.removeprefix("sluice_") for name in SERVICES)])
 def test_each_service_and_each_adapter_has_a_file_and_an_image(name: str) -> None:
-    if name in NO_PROCESS:
+    if name in NO_PROCESS or name == "providers":  # a process for each adapter
         return
     found = read((FOLDER / "base" / f"{name}.yaml").read_text(encoding="utf-8"))
     kinds = {one["kind"] for one in found}
@@ -155,3 +157,16 @@ def test_every_component_is_used_by_an_overlay() -> None:
         for name in kustomization(path).get("components", ())
     }
     assert used == set(COMPONENTS)
+
+
+def test_the_page_tells_every_secret_and_every_folder() -> None:
+    page = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in (FOLDER / "rendered").iterdir())
+    text += "".join(path.read_text(encoding="utf-8") for path in sources())
+    secrets = set(re.findall(r"\bname: (sluice-[a-z]+)(?:, key|, optional|\n *key)", text))
+    secrets |= set(re.findall(r"secretName: (sluice-[a-z-]+)", text)) | {"sluice-public-tls"}
+    assert len(secrets) > 10
+    assert [secret for secret in sorted(secrets) if f"`{secret}`" not in page] == []
+    beside = {path.name for path in (ROOT / "deploy").iterdir()} - {"README.md", "k8s", "compose.env"}
+    beside |= {f"k8s/{path.name}" for path in FOLDER.iterdir()}
+    assert [name for name in sorted(beside) if f"]({name})" not in page and f"]({name}/)" not in page] == []
