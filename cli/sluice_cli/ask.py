@@ -9,7 +9,7 @@ from sluice_cli import output, session
 from sluice_cli.options import EXIT_USAGE, Address, Exclude, Include, Json, Key
 
 if TYPE_CHECKING:
-    from sluice.chat.v1.event_pb2 import Completed
+    from sluice.chat.v1.event_pb2 import Completed, Indexing
     from sluice.chat.v1.passage_pb2 import Passage
     from sluice_cli.flow import Flow
     from sluice_client import ChatStream, NumberedEvent, SluiceClient
@@ -56,6 +56,49 @@ def ask(
     ] = None,
     include: Include = None,
     exclude: Exclude = None,
+    repository: Annotated[
+        str | None,
+        typer.Option(
+            "--repository",
+            metavar="PATH_OR_URL",
+            help="Answer from this repository or folder, which is indexed first where it is not yet.",
+            rich_help_panel=_GROUNDING,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(metavar="REV", help="Its branch, tag or commit.", rich_help_panel=_GROUNDING),
+    ] = None,
+    credential: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Its credential, by its name in the configuration.", rich_help_panel=_GROUNDING
+        ),
+    ] = None,
+    max_age: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=2592000,
+            metavar="SECONDS",
+            help="How old its index may be. Default: an hour.",
+            rich_help_panel=_GROUNDING,
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Search for this instead of the question.", rich_help_panel=_GROUNDING),
+    ] = None,
+    token_budget: Annotated[
+        int | None, typer.Option(min=1, metavar="TOKENS", help="Most tokens of passages.", rich_help_panel=_GROUNDING)
+    ] = None,
+    best_effort: Annotated[
+        bool,
+        typer.Option("--best-effort", help="Answer without passages if none can be had.", rich_help_panel=_GROUNDING),
+    ] = False,
+    language: Annotated[
+        str | None, typer.Option(metavar="TAG", help="Language to answer in, e.g. [bold]de[/].")
+    ] = None,
     show_passages: Annotated[
         bool, typer.Option("--show-passages", help="Print the passages found, too.", rich_help_panel=_GROUNDING)
     ] = False,
@@ -66,23 +109,37 @@ def ask(
     """Ask a question and watch the answer come.
 
     On a terminal the answer is rendered as Markdown; in a pipe it is plain text. With [bold]--corpus[/] it is grounded
-    in what you indexed, and the lines it cites are checked: VERIFIED, STALE (changed since) or UNVERIFIED. Ctrl-C
+    in what you indexed, with [bold]--repository[/] in what is indexed for it, and the lines it cites are checked: VERIFIED, STALE (changed since) or UNVERIFIED. Ctrl-C
     cancels the answer upstream, too. With [bold]--json[/] each event is one line.
 
     [bold]Examples[/]
 
       sluice ask "How are retries decided?" --corpus sluice
 
+      sluice ask "How are options parsed?" --repository https://github.com/pallets/click --revision 8.1.8
+
       git diff | sluice ask --system "Review this change" --model openai/gpt-5-mini
     """
     text = _question(question)
-    if not corpus and (top_k or pin or include or exclude or show_passages):
-        output.say("sluice: --top-k, --pin, --include, --exclude and --show-passages need a --corpus")
+    if repository is None and (revision or credential or max_age is not None):
+        output.say("sluice: --revision, --credential and --max-age need a --repository")
         raise typer.Exit(EXIT_USAGE)
+    if not corpus and repository is None:
+        refining = top_k or pin or include or exclude or show_passages or query or token_budget or best_effort
+        if refining:
+            output.say(
+                "sluice: --top-k, --pin, --include, --exclude, --query, --token-budget, --best-effort and "
+                "--show-passages need a --corpus or a --repository"
+            )
+            raise typer.Exit(EXIT_USAGE)
 
     async def work(client: "SluiceClient") -> None:
         from sluice_client import question as make_question
+        from sluice_client import repository as make_repository
 
+        named = None
+        if repository is not None:
+            named = make_repository(repository, revision=revision, credential=credential, max_age=max_age)
         spec = make_question(
             text,
             model=model,
@@ -93,6 +150,11 @@ def ask(
             include=include or (),
             exclude=exclude or (),
             conversation=conversation,
+            repository=named,
+            query=query,
+            token_budget=token_budget,
+            best_effort=best_effort,
+            language=language,
         )
         if conversation is not None:
             await _begin(client, conversation)
@@ -148,6 +210,7 @@ class _Answer:
         self._fold = Fold()
         self._footnotes = Footnotes()
         self._terminal = sys.stdout.isatty()
+        self._indexed = "", 0
 
     async def show(self, stream: "ChatStream") -> None:
         """Reads the stream to its end."""
@@ -187,7 +250,14 @@ class _Answer:
                     self._footnotes.grounded = False  # what looks like a mark in a quote is the source's own text
                 output.say(f"note: {event.notice.message}")
             case "indexing":
-                output.say(f"indexing: {event.indexing.step} {event.indexing.progress:.0%}")
+                self._indexing(event.indexing)
+
+    def _indexing(self, indexing: "Indexing") -> None:
+        """Says each step once, and every quarter of it."""
+        seen = indexing.step, int(indexing.progress * 4)
+        if seen != self._indexed:
+            self._indexed = seen
+            output.say(f"indexing  {indexing.progress:4.0%}  {indexing.step}")
 
     def _end(self) -> None:
         answer = self._fold.answer()

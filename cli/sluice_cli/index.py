@@ -69,11 +69,11 @@ def index(
         raise typer.Exit(EXIT_USAGE)
 
     async def work(client: "SluiceClient") -> None:
-        from sluice_client.requests import path_filters
+        from sluice_client.requests import path_filters, source_of
 
         filters = path_filters(include or (), exclude or ()) if include or exclude else None
         began = time.monotonic()
-        place = _source(source, revision, credential)
+        place = source_of(source, revision=revision, credential=credential)
         task = await _index(client, identity, place, filters, dry_run=dry_run, quiet=as_json)
         _report(task, time.monotonic() - began, dry_run=dry_run, as_json=as_json)
 
@@ -122,17 +122,6 @@ def corpus_id(source: str) -> str:
     last = source.rstrip("/").rpartition("/")[2] if _URL.match(source) else Path(source).expanduser().resolve().name
     cleaned = re.sub(r"[^a-z0-9_.-]+", "-", last.removesuffix(".git").lower()).strip("-_.")
     return cleaned[:_MAX_ID].rstrip("-_.") or "corpus"
-
-
-def _source(source: str, revision: str | None, credential: str | None = None) -> "Source":
-    from sluice.retrieval.v1 import corpus_pb2
-
-    if _URL.match(source):
-        return corpus_pb2.Source(git=corpus_pb2.GitSource(url=source, revision=revision, credential=credential))
-    folder = str(Path(source).expanduser().resolve())
-    if revision is not None:
-        return corpus_pb2.Source(git=corpus_pb2.GitSource(url=f"file://{folder}", revision=revision))
-    return corpus_pb2.Source(local=corpus_pb2.LocalSource(path=folder))
 
 
 async def _index(

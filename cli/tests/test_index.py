@@ -10,6 +10,7 @@ from sluice.retrieval.v1.corpus_pb2 import Corpus, Source
 from sluice.task.v1.task_service_pb2 import TASK_STATE_CANCELLED, TASK_STATE_FAILED, TASK_STATE_SUCCEEDED, Task
 from sluice_cli import index
 from sluice_client import NumberedTaskEvent
+from sluice_client.requests import source_of
 from sluice_kit.errors import NotFoundError, UnavailableError
 
 RUNNING = Task(name="tasks/ret-1", step="chunking", progress=0.5)
@@ -133,6 +134,6 @@ async def test_what_cannot_be_cancelled_is_told(capsys: pytest.CaptureFixture[st
 
 
 def test_a_path_with_a_revision_is_a_repository(tmp_path: Path) -> None:
-    assert index._source(str(tmp_path), None).local.path == str(tmp_path.resolve())
-    assert index._source(str(tmp_path), "v1").git.url == f"file://{tmp_path.resolve()}"
-    assert index._source("https://h/r", "v1").git.revision == "v1"
+    assert source_of(str(tmp_path)).local.path == str(tmp_path.resolve())
+    assert source_of(str(tmp_path), revision="v1").git.url == f"file://{tmp_path.resolve()}"
+    assert source_of("https://h/r", revision="v1").git.revision == "v1"

@@ -14,7 +14,7 @@ from sluice.chat.v1.message_pb2 import MESSAGE_ROLE_ASSISTANT, MESSAGE_ROLE_USER
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, Grounding
 from sluice.retrieval.v1.corpus_pb2 import LocalSource, PathFilters, Source
 from sluice.task.v1.task_service_pb2 import TASK_STATE_SUCCEEDED
-from sluice_client import SluiceClient
+from sluice_client import SluiceClient, question, repository
 from sluice_gateway.pipeline.query import search_query
 from sluice_kit.testing import mesh
 
@@ -50,6 +50,25 @@ def test_a_question_is_followed_by_those_before_it_until_it_says_enough() -> Non
     # What is no text is passed over, and so is an answer that nobody asked for.
     tool = Message(role=MESSAGE_ROLE_USER, parts=[Part()])
     assert search_query([*dialogue(first, "So."), tool, *dialogue("And?")]) == f"And?\n{first}"
+
+
+async def test_a_conversation_is_a_dialogue(tmp_path: Path) -> None:
+    (tmp_path / "tides.md").write_text("# Tides\n\nThe sluice opens at low tide.\n")
+    settings: dict[str, Any] = {
+        "providers": {"scripted": {"adapter": "scripted"}},
+        "retrieval": {"allowed_roots": [str(tmp_path)]},
+    }
+    async with mesh(settings, retrieval=True) as running, SluiceClient(running.address) as client:
+        await client.create_conversation("tides")
+
+        async def found(text: str, conversation: str | None) -> list[str]:
+            local = repository(str(tmp_path))
+            spec = question(text, model="scripted/echo", repository=local, conversation=conversation)
+            return [passage.path for passage in (await client.chat(spec)).passages]
+
+        assert await found("When does the sluice open?", "tides") == ["tides.md"]
+        assert await found("And why then?", "tides") == ["tides.md"]
+        assert await found("And why then?", None) == []
 
 
 @pytest.mark.slow

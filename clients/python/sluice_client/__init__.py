@@ -16,7 +16,7 @@ from sluice_client.events import NumberedEvent, NumberedTaskEvent
 from sluice_client.failures import StreamProtocolError
 from sluice_client.health import HealthStream
 from sluice_client.pages import Pager
-from sluice_client.requests import question
+from sluice_client.requests import question, repository
 from sluice_client.retry import RetryPolicy
 from sluice_client.sign_in import SignInStream
 from sluice_client.streams import ChatStream, TaskStream
@@ -35,4 +35,5 @@ __all__ = [
     "StreamProtocolError",
     "TaskStream",
     "question",
+    "repository",
 ]

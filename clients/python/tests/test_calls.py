@@ -1,13 +1,15 @@
 """Single calls, pages, tasks, and the fold of an answer."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from sluice.chat.v1 import event_pb2, message_pb2, target_pb2
 from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.task.v1 import task_service_pb2 as task_pb
-from sluice_client import Fold, RetryPolicy, SluiceClient, StreamProtocolError, question
+from sluice_client import Fold, RetryPolicy, SluiceClient, StreamProtocolError, question, repository
 from sluice_kit.auth import KeyAuthenticator
 from sluice_kit.errors import AuthenticationError, InvalidRequestError, UnavailableError, make_error
 
@@ -156,3 +158,24 @@ def test_question_takes_short_names_of_corpora() -> None:
     assert list(spec.grounding.filters.exclude) == ["*.md"]
     assert spec.system_instruction == "be brief"
     assert not question("q").HasField("grounding")
+
+
+def test_question_takes_a_repository_and_how_it_is_grounded() -> None:
+    named = repository("https://h/a/b", revision="v1", credential="work", include=["src/"], max_age=0.5)
+    spec = question("q", repository=named, query="w", token_budget=9, best_effort=True, language="de", top_k=2)
+    assert spec.grounding.repository == named
+    assert not spec.grounding.corpora
+    assert (spec.grounding.query, spec.grounding.token_budget, spec.grounding.top_k) == ("w", 9, 2)
+    assert spec.grounding.policy == chat_pb.GROUNDING_POLICY_BEST_EFFORT
+    assert spec.answer_language == "de"
+    assert (named.source.git.url, named.source.git.revision, named.source.git.credential) == (
+        "https://h/a/b",
+        "v1",
+        "work",
+    )
+    assert named.max_age.ToMilliseconds() == 500
+    assert list(named.files.include) == ["src/"]
+    here = repository(".")
+    assert here.source.local.path == str(Path.cwd())
+    assert not here.HasField("max_age")
+    assert not here.HasField("files")

@@ -2,16 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sluice.chat.v1.passage_pb2 import Passage
+from sluice.chat.v1.target_pb2 import Target
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, Grounding
+from sluice.provider.v1.provider_service_pb2 import GenerateRequest
 from sluice_gateway.config import GatewayConfig, RouteConfig, RoutePolicy
+from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.prompts import MAX_TEMPLATE_BYTES, Prompts, Template
+from sluice_gateway.pipeline.request import generate_request
 from sluice_kit.config import ConfigDocument, ConfigError
 from sluice_kit.testing import document_of
 
@@ -81,6 +86,21 @@ def test_the_operators_file_wins(tmp_path: Path) -> None:
     assert chosen(made, prompt="grounded/v1").text == "Only from these.\n"
     assert chosen(made, "de", "grounded/v1").text.startswith("Antworte")
     assert prompts(tmp_path).folder is None
+
+
+def test_the_language_of_the_answer_and_the_callers_instruction_are_told_beside_the_template() -> None:
+    template = Template("grounded/v1.en", "", "Cite.")
+    record = AttemptRecord(1, Target(provider="p", model="m"))
+
+    def request(passages: Sequence[Passage] = (), **fields: Any) -> GenerateRequest:
+        return generate_request(ChatSpec(**fields), record, template, passages, whole=False)
+
+    wish = "Answer in the language with the BCP 47 tag pt-BR."
+    assert request(answer_language="pt-BR").system_instruction == wish
+    both = request([Passage(id="p1")], answer_language="pt-BR", system_instruction="Be brief.")
+    assert both.system_instruction == f"Be brief.\n\n{wish}"
+    assert both.grounding_instruction == "Cite."
+    assert not request(system_instruction="Be brief.").HasField("grounding_instruction")  # nothing was found
 
 
 def damaged(folder: Path) -> Iterator[tuple[str, str]]:

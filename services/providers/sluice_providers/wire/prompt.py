@@ -1,7 +1,8 @@
 """What every wire format needs of a prompt: passages as text, JSON in texts, and parts that stand where they may not."""
 
 import base64
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 from google.protobuf import struct_pb2
@@ -11,7 +12,8 @@ from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError
 from sluice_kit.rpc import invalid_field
 
-_END_TAG = "</passage"
+_TAG: Final = re.compile(r"<(?=[\s/\\]*passage)", re.IGNORECASE)
+"""Where what a model may take for the beginning or the end of a passage begins, however it is written."""
 
 
 def render_passages(request: pb.GenerateRequest) -> str:
@@ -24,9 +26,14 @@ def render_passages(request: pb.GenerateRequest) -> str:
 def _render(passage: passage_pb2.Passage) -> str:
     symbol = f" ({_one_line(passage.symbol)})" if passage.symbol else ""
     head = f"[{passage.id}] {_one_line(passage.path)}, lines {passage.start_line}-{passage.end_line}{symbol}"
-    # A file must not be able to end its own passage and go on in the gateway's voice.
-    body = passage.text.rstrip("\n").replace(_END_TAG, "<\\/passage")
-    return f"{head}\n<passage>\n{body}\n</passage>"
+    # Neither a file nor its name must be able to end its own passage and go on in the gateway's voice.
+    body = passage.text.rstrip("\n")
+    return f"{_within(head)}\n<passage>\n{_within(body)}\n</passage>"
+
+
+def _within(text: str) -> str:
+    """Returns a text in which no tag of a passage begins; all else stays as it is, to be cited."""
+    return _TAG.sub("<\\\\", text)
 
 
 def _one_line(text: str) -> str:
