@@ -1,5 +1,7 @@
 """Write deploy/k8s/rendered/: what kustomize makes of each overlay, for people without it and for the tests.
 
+And before that the PrometheusRule of the component prometheus, which is deploy/observability's alert rules in its form.
+
 Each file begins with a digest of everything under deploy/k8s that could have gone into it, so that tests see without
 kustomize whether it is what the sources say. It takes `kustomize` or `kubectl` from PATH; where there is only Go, it
 builds kustomize with it, into build/.
@@ -21,6 +23,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = ROOT / "deploy" / "k8s"
 RENDERED: Final = FOLDER / "rendered"
 OVERLAYS: Final = ("laptop", "production")
+ALERTS: Final = ROOT / "deploy" / "observability" / "prometheus" / "alerts.yaml"
+RULES: Final = FOLDER / "components" / "prometheus" / "rules.yaml"
 _MODULE: Final = "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
 _SCHEMES: Final = ("base", "components", "overlays")
 
@@ -60,8 +64,18 @@ def header() -> str:
     return f"# Made by `make manifests` from deploy/k8s, which is what to edit. Sources: sha256:{digest()}\n"
 
 
+def rules() -> str:
+    """Returns the alert rules as a PrometheusRule."""
+    indented = "".join(f"  {line}".rstrip() + "\n" for line in ALERTS.read_text(encoding="utf-8").splitlines())
+    return (
+        "# Made by `make manifests` from deploy/observability/prometheus/alerts.yaml, which is what to edit.\n"
+        "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata: {name: sluice}\nspec:\n" + indented
+    )
+
+
 def main() -> int:
     """Renders every overlay."""
+    RULES.write_text(rules(), encoding="utf-8")
     command = renderer()
     if command is None:
         print("manifests: neither kustomize nor kubectl nor Go is on PATH", file=sys.stderr)

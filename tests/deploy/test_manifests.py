@@ -111,6 +111,12 @@ def test_what_is_committed_as_rendered_is_current(name: str) -> None:
     assert text.startswith(scripts.header()), "run `make manifests`"
 
 
+def test_the_alerts_of_the_cluster_are_those_of_the_page() -> None:
+    assert scripts.RULES.read_text(encoding="utf-8") == scripts.rules(), "run `make manifests`"
+    (rule,) = read(scripts.rules())
+    assert rule["spec"] == yaml.safe_load(scripts.ALERTS.read_text(encoding="utf-8"))
+
+
 @rendering
 @pytest.mark.parametrize("name", scripts.OVERLAYS)
 def test_what_is_committed_as_rendered_is_what_is_rendered(name: str) -> None:

@@ -144,6 +144,17 @@ def test_scaling_looks_at_metrics_that_there_are() -> None:
         assert served in ("all", component_of(target))
 
 
+def test_pods_are_scraped_on_the_port_they_have_under_the_jobs_that_alerts_know() -> None:
+    production = overlay("production")
+    (endpoint,) = production.one("PodMonitor", "sluice")["spec"]["podMetricsEndpoints"]
+    for one in production.workloads("gateway", "adapter", "retrieval"):
+        assert endpoint["port"] in [port["name"] for port in container(dict(one))["ports"]]
+    (relabel,) = endpoint["relabelings"]
+    assert (relabel["targetLabel"], relabel["replacement"]) == ("job", "sluice-$1")
+    rules = str(production.one("PrometheusRule", "sluice")["spec"])
+    assert 'job=~"sluice.*"' in rules
+
+
 def test_the_server_of_vectors_is_of_the_clients_version() -> None:
     lock = (FOLDER.parents[1] / "requirements" / "retrieval.lock").read_text(encoding="utf-8")
     (line,) = (line for line in lock.splitlines() if line.startswith("qdrant-client=="))
