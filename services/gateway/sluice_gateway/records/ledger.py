@@ -160,12 +160,13 @@ class Ledger:
     def response_left(self, response: "Response") -> None:
         """Writes the end of a response whose gateway died, and of its attempts: the last made what there is of text.
 
-        What is on record as ended stays as it is.
+        What that gateway ended itself stays as it is.
         """
         size = len(response.answer().text.encode())
         row = {"row": response.row_key, "end_ns": time.time_ns(), "output_tokens": -(-size // _BYTES_PER_TOKEN)}
         statements = self._statements
-        self._writer.write_soon((statements.leave_response, row), (statements.leave_attempts, row))
+        left = (statements.leave_response, statements.leave_attempts, statements.estimate_attempt)
+        self._writer.write_soon(*((statement, row) for statement in left))
 
     def response_ended(self, response: "Response") -> None:
         """Writes how a response ended."""

@@ -6,7 +6,7 @@ touches one page of each table, where a random key and an index by time would to
 
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, String, Table, Text, and_
 
 metadata = MetaData()
 
@@ -85,6 +85,15 @@ ATTEMPTS_OF_TENANT: Final = Index("attempts_tenant", attempts.c.tenant, attempts
 # What runs, where several gateways share the tables: few rows among many, which a survivor looks for.
 Index("responses_running", responses.c.instance, postgresql_where=responses.c.state == "running").ddl_if("postgresql")
 Index("attempts_running", attempts.c.instance, postgresql_where=attempts.c.outcome == "running").ddl_if("postgresql")
+
+# And what a survivor ended.
+Index(
+    "attempts_left",
+    attempts.c.response_key,
+    postgresql_where=and_(
+        attempts.c.outcome == "failed", attempts.c.reason == "", attempts.c.usage_source == "estimated"
+    ),
+).ddl_if("postgresql")
 
 # The gateways that share the tables. What runs and names none of them was left by one that died.
 instances = Table(

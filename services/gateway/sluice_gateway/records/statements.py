@@ -3,7 +3,19 @@
 from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import ColumnElement, Engine, bindparam, case, delete, func, insert, literal_column, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    FromClause,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from sluice_gateway.records.left import ESTIMATED, LOST
@@ -67,22 +79,30 @@ class Statements:
             .values(_written(LOST) | {"end_ns": bindparam("end_ns")}),
         )
         """Ends a response of a gateway that died, unless it has ended."""
-        siblings = attempts.alias()
-        last = select(func.max(siblings.c.number)).where(
-            siblings.c.response_key == bindparam("row"), siblings.c.key > bindparam("row")
-        )
-        said = case((attempts.c.number == last.scalar_subquery(), bindparam("output_tokens")), else_=0)
         self.leave_attempts = Statement(
+            engine, update(attempts).where(_of_row(attempts), attempts.c.outcome == running).values(_written(ESTIMATED))
+        )
+        """Ends the attempts that it left."""
+        siblings = attempts.alias()
+        last = select(func.max(siblings.c.number)).where(_of_row(siblings), *_left(siblings)).scalar_subquery()
+        self.estimate_attempt = Statement(
             engine,
             update(attempts)
-            .where(
-                attempts.c.response_key == bindparam("row"),
-                attempts.c.key > bindparam("row"),  # made later, so that not all are looked at
-                attempts.c.outcome == running,
-            )
-            .values(_written(ESTIMATED) | {"output_tokens": said}),
+            .where(_of_row(attempts), *_left(attempts), attempts.c.number == last)
+            .values(output_tokens=bindparam("output_tokens")),
         )
-        """Ends the attempts that it left, the last one with what it is estimated to have made."""
+        """Says of the last attempt that was left, whoever ended it, what it is estimated to have made."""
+
+
+def _of_row(table: FromClause) -> ColumnElement[bool]:
+    # Made later, so that with SQLite not all are looked at.
+    return and_(table.c.response_key == bindparam("row"), table.c.key > bindparam("row"))
+
+
+def _left(table: FromClause) -> tuple[ColumnElement[bool], ...]:
+    """What `left.py` makes of an attempt, and nothing else does."""
+    values = _written({**ESTIMATED, "reason": ""})
+    return tuple(table.c[name] == value for name, value in values.items())
 
 
 def _written(values: Mapping[str, str]) -> dict[str, ColumnElement[str]]:
