@@ -39,8 +39,8 @@ def check(
     except ConfigError as error:
         problems.append(str(error))
     else:
-        problems.extend(_problems(document))
-        missing = dict(_unset(document.data))
+        problems.extend(problems_of(document))
+        missing = dict(unset_variables(document.data))
     if as_json:
         output.emit({"ok": not problems, "problems": problems, "unsetVariables": missing})
     else:
@@ -54,7 +54,7 @@ def check(
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _problems(document: "ConfigDocument") -> Iterator[str]:
+def problems_of(document: "ConfigDocument") -> Iterator[str]:
     """Yields what each section's own reader objects to, once each."""
     from importlib.metadata import entry_points
 
@@ -87,14 +87,14 @@ def _problems(document: "ConfigDocument") -> Iterator[str]:
                 yield str(error)
 
 
-def _unset(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def unset_variables(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
     from sluice_kit.config import Unset
 
     if isinstance(value, Unset):
         yield path, value.variable
     elif isinstance(value, dict):
         for name, child in value.items():
-            yield from _unset(child, f"{path}.{name}" if path else str(name))
+            yield from unset_variables(child, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list):
         for number, child in enumerate(value):
-            yield from _unset(child, f"{path}.{number}")
+            yield from unset_variables(child, f"{path}.{number}")

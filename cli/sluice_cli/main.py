@@ -13,6 +13,7 @@ from sluice_cli import (
     config,
     conversations,
     corpora,
+    doctor,
     index,
     integrations,
     keys,
@@ -61,6 +62,7 @@ app.add_typer(corpora.app, name="corpora", rich_help_panel=_ASK)
 app.add_typer(conversations.app, name="conversations", rich_help_panel=_ASK)
 _command("up", up.up, _MESH)
 _command("status", status.status, _MESH)
+_command("doctor", doctor.doctor, _MESH)
 _command("models", models.models, _MESH)
 _command("routes", models.routes, _MESH)
 _command("usage", usage.usage, _MESH)

@@ -392,4 +392,3 @@ def check_store(document: ConfigDocument, config: GatewayConfig) -> None:
             )
     if settings is not None and settings.url.missing is not None:
         raise document.error("gateway.log.redis.url", f"the variable {settings.url.missing} is not set")
-

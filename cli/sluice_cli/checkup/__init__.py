@@ -1,0 +1,1 @@
+"""What `sluice doctor` looks at, and what it says of it."""

@@ -1,0 +1,285 @@
+"""`sluice doctor`: meshes that are broken in one way each, and what is said of them."""
+
+import datetime
+import json
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, Final
+
+import grpc
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from sluice_cli.checkup import door, local, running
+from sluice_cli.checkup.findings import Finding, Findings, Level
+from sluice_cli.mesh import Target
+from sluice_client import RetryPolicy, SluiceClient
+from sluice_kit.testing import Mesh, mesh
+
+from .command import both
+
+SECRET: Final = "sk-not-to-be-shown-4711"
+ROUTES: Final = {"default": {"targets": ["scripted/echo"]}}
+
+
+def of(findings: Findings, part: str) -> Finding:
+    """The only finding about a part that is not well, else the only one."""
+    found = [one for one in findings.made if one.part == part]
+    bad = [one for one in found if one.level is not Level.OK]
+    (finding,) = bad or found
+    return finding
+
+
+def target(address: str, *, tls: bool = False) -> Target:
+    return Target(address, tls, None, "as given")
+
+
+def quiet() -> Findings:
+    return Findings(lambda _: None)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def well() -> AsyncIterator[Mesh]:
+    settings = {
+        "gateway": {"routes": ROUTES},
+        "providers": {"scripted": {"adapter": "scripted"}, "keyless": {"adapter": "scripted", "missing": ["A_KEY"]}},
+    }
+    async with mesh(settings, retrieval=True) as up:
+        yield up
+
+
+async def examined(address: str, *, ask: bool = False) -> Findings:
+    findings = quiet()
+    async with SluiceClient(address, retry=RetryPolicy(patience=1.0)) as client:
+        if await door.knock(target(address), findings):
+            await running.Patient(client, target(address), findings).examine(ask=ask)
+    return findings
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_mesh_that_is_well_is_said_to_be_and_a_missing_key_is_named(well: Mesh) -> None:
+    out, _ = await both(well.address, "doctor", "--ask")
+    assert "ok    gateway: serves" in out
+    assert "ok    route default: answers" in out
+    assert "warn  keyless: not configured: A_KEY not set → set A_KEY and restart the mesh" in out
+    assert out.splitlines()[-1].startswith("0 wrong, 1 to look at")
+    await both(well.address, "doctor", "--strict", code=1)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_programs_get_it_as_json(well: Mesh) -> None:
+    said = json.loads((await both(well.address, "doctor", "--json"))[0])
+    assert said["ok"] is True
+    assert {"level": "ok", "part": "retrieval", "said": "answers, 0 corpora", "todo": ""} in said["findings"]
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_clocks_that_differ_are_noticed(well: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = running.time.time
+    monkeypatch.setattr(running.time, "time", lambda: real() + 100.0)
+    finding = of(await examined(well.address), "clock")
+    assert finding.level is Level.WARN
+    assert "100 s behind" in finding.said or "99 s behind" in finding.said
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_mesh_of_another_release_is_noticed(well: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "ROLES", {**running.ROLES, "/sluice.gateway.v1.DreamService/Dream": 1})
+    assert of(await examined(well.address), "versions").said.endswith("it has no sluice.gateway.v1.DreamService")
+    fewer = {path: role for path, role in running.ROLES.items() if "UsageService" not in path and "Dream" not in path}
+    monkeypatch.setattr(running, "ROLES", fewer)
+    assert of(await examined(well.address), "versions").said.endswith("it has sluice.gateway.v1.UsageService")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_corpora_that_were_never_indexed_are_named(well: Mesh) -> None:
+    async with SluiceClient(well.address) as client:
+        await client.create_corpus("empty")
+    finding = of(await examined(well.address), "corpora/empty")
+    assert (finding.level, finding.said) == (Level.WARN, "was never indexed, so it cannot be searched")
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_tls_where_there_is_none_is_said_to_be_that(well: Mesh) -> None:
+    findings = quiet()
+    assert not await door.knock(target(well.address, tls=True), findings)
+    assert of(findings, "gateway").said == f"{well.address} does not speak TLS"
+
+
+async def test_parts_that_are_away_and_routes_without_targets_are_failures(tmp_path: Path) -> None:
+    settings = {
+        "gateway": {
+            "routes": {"default": {"targets": ["gone/m"]}},
+            "integrations": {"gone": {"address": f"unix:{tmp_path}/nobody.sock"}},
+            "retrieval": {"address": f"unix:{tmp_path}/nobody-either.sock"},
+        }
+    }
+    async with mesh(settings) as up:
+        out, _ = await both(up.address, "doctor", code=1)
+    assert "fail  gone: its service does not answer" in out
+    assert "fail  route default: none of its targets is available: gone/m" in out
+    assert "fail  retrieval: " in out
+
+
+async def test_a_key_that_is_missing_is_asked_for(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(json.dumps({"keys": [{"id": "a", "sha256": "ab" * 32, "tenant": "t"}]}))
+    async with mesh({"auth": {"mode": "keys", "keys_file": str(keys)}}) as up:
+        finding = of(await examined(up.address), "key")
+    assert finding.level is Level.FAIL
+    assert "SLUICE_API_KEY" in finding.todo
+
+
+async def test_where_nobody_listens_that_is_all_that_is_said() -> None:
+    out, _ = await both("127.0.0.1:1", "doctor", code=1)
+    first, last = out.splitlines()
+    assert first.startswith("fail  gateway: nothing answers at 127.0.0.1:1 (as given): ")
+    assert last == "1 wrong, 0 to look at, of 1"
+
+
+async def test_what_is_no_gateway_is_noticed() -> None:
+    server = grpc.aio.server()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        finding = of(await examined(f"127.0.0.1:{port}"), "gateway")
+    finally:
+        await server.stop(None)
+    assert finding.said == f"what listens at 127.0.0.1:{port} is no gateway"
+
+
+def certificate(days: int) -> tuple[bytes, bytes]:
+    """A certificate for localhost that signed itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=10))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return built.public_bytes(serialization.Encoding.PEM), private
+
+
+@pytest.mark.parametrize(
+    ("days", "trusted", "level", "said"),
+    [
+        (400, True, Level.OK, "is accepted, for"),
+        (5, True, Level.WARN, "ends in 5 days"),
+        (-1, True, Level.FAIL, "certificate has expired"),
+        (400, False, Level.FAIL, "self-signed certificate"),
+    ],
+)
+async def test_certificates_are_judged(
+    days: int, trusted: bool, level: Level, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, key = certificate(days)
+    server = grpc.aio.server()
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([(key, chain)]))
+    (tmp_path / "ca.pem").write_bytes(chain)
+    if trusted:
+        context = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+        context.set_alpn_protocols(["h2"])
+        monkeypatch.setattr(door, "_verifying", lambda: context)
+    await server.start()
+    try:
+        findings = quiet()
+        await door.knock(target(f"localhost:{port}", tls=True), findings)
+        assert any(one.level is level and said in one.said for one in findings.made), findings.made
+        if not trusted:
+            plain = await examined(f"localhost:{port}")
+            assert of(plain, "gateway").said == f"localhost:{port} speaks TLS"
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize(
+    ("environ", "warned"),
+    [
+        ({}, False),
+        ({"https_proxy": "http://proxy:3128"}, True),
+        ({"https_proxy": "http://proxy:3128", "no_proxy": "example.org, .mesh.test"}, False),
+        ({"http_proxy": "http://proxy:3128", "NO_PROXY": "example.org"}, True),
+    ],
+)
+def test_proxies_that_other_clients_take_are_named(environ: dict[str, str], warned: bool) -> None:
+    findings = quiet()
+    door.look_for_proxies(target("gw.mesh.test:7400"), environ, findings)
+    assert bool(findings.made) == warned
+
+
+async def configured(tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Findings:
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    path = tmp_path / "sluice.yaml"
+    path.write_text(json.dumps({"state_dir": str(tmp_path), **settings}))
+    findings = quiet()
+    await local.examine(path, findings)
+    return findings
+
+
+async def test_a_configuration_is_read_with_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(json.dumps({"keys": [{"id": "a", "sha256": "ab" * 32, "tenant": "t"}]}))
+    keys.chmod(0o644)
+    settings = {
+        "auth": {"mode": "keys", "keys_file": "keys.yaml"},
+        "providers": {
+            "openai": {"adapter": "openai", "api_key": "${NO_SUCH_KEY}"},
+            "other": {"adapter": "openai", "api_key": SECRET},
+        },
+        "gateway": {
+            "routes": {"default": {"targets": ["openai/gpt", "other/gpt"]}},
+            "prices": {"other/gpt": {"input": 1}},
+        },
+        "telemetry": {"metrics": "127.0.0.1:1", "otlp": "http://127.0.0.1:1"},
+    }
+    settings["gateway"]["prices"]["other/gpt"]["output"] = 2  # type: ignore[index]  # of the literal above
+    findings = await configured(tmp_path, settings, monkeypatch)
+    assert SECRET not in str(findings.made)
+    assert of(findings, "auth.keys_file").said.startswith("others can read")
+    assert of(findings, "config").said == "providers.openai.api_key: NO_SUCH_KEY is not set here"
+    assert of(findings, "prices").said.startswith("openai/gpt has none")
+    assert of(findings, "telemetry.metrics").level is of(findings, "telemetry.otlp").level is Level.WARN
+    assert of(findings, "state_dir").said.endswith("GiB") or "GiB free" in of(findings, "state_dir").said
+
+
+async def test_mistakes_and_missing_files_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {
+        "auth": {"mode": "keys", "keys_file": "nowhere.yaml"},
+        "gateway": {"replicas": 2, "listen": "0.0.0.0:7400"},
+    }
+    findings = await configured(tmp_path, settings, monkeypatch)
+    failed = [one.said for one in findings.made if one.level is Level.FAIL]
+    assert any("more than one gateway needs" in said for said in failed) or any(
+        "nowhere.yaml" in said for said in failed
+    )
+    assert of(findings, "auth.keys_file").level is Level.FAIL
+
+
+async def test_little_room_and_open_doors_are_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_LITTLE_BYTES", 1 << 62)
+    settings = {"auth": {"mode": "insecure"}, "gateway": {"listen": "0.0.0.0:7400"}}
+    findings = await configured(tmp_path, settings, monkeypatch)
+    assert of(findings, "state_dir").level is Level.WARN
+    assert "without a key" in of(findings, "gateway.listen").said
+
+
+async def test_a_file_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
+    findings = quiet()
+    await local.examine(tmp_path / "absent.yaml", findings)
+    (finding,) = findings.made
+    assert finding.level is Level.FAIL
