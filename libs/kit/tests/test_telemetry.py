@@ -146,7 +146,7 @@ async def test_spans_for_a_collector_that_is_away_are_dropped_and_the_end_does_n
         "the collector of traces does not answer; spans are dropped until it does"
     ]
     assert on._metrics is not None
-    assert on._metrics.counter(table.SPANS, "dropped")._value.get() == 3.0
+    assert on._metrics.number(table.SPANS, "dropped").value == 3.0
 
 
 async def test_a_span_passes_its_context_on_and_names_failures_by_their_reason() -> None:

@@ -1,21 +1,13 @@
-"""The metrics of a process, as prometheus_client keeps them."""
+"""The metrics of a process, and how Prometheus gets to see them."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import accumulate
 from typing import Any, Final
 
-import prometheus_client
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    GCCollector,
-    Histogram,
-    PlatformCollector,
-    ProcessCollector,
-)
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
@@ -23,7 +15,7 @@ from prometheus_client.utils import floatToGoString
 
 from sluice_kit.telemetry import table
 from sluice_kit.telemetry.base import Reading
-from sluice_kit.telemetry.meters import Flow
+from sluice_kit.telemetry.meters import Bound, Buckets, Number
 from sluice_kit.telemetry.table import Metric
 
 log = logging.getLogger(__name__)
@@ -31,8 +23,6 @@ log = logging.getLogger(__name__)
 _SERVICES: Final = ("gateway", "providers", "retrieval")
 _COUNTED_UP_AND_DOWN: Final = (table.RPC_IN_FLIGHT, table.BUILD_INFO)
 """Gauges that are told of each change; the others are read when they are asked for."""
-_PLAIN: Final = (table.STREAM_GAP, table.STREAM_EVENTS)
-"""Counted as plain numbers."""
 _READ_SECONDS: Final = 2.0
 
 
@@ -40,62 +30,66 @@ class Metrics:
     """Every metric of the table that a service has. A name that is no service's, as in tests, has all of them."""
 
     def __init__(self, service: str) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's gap
         self.registry = CollectorRegistry()
-        self.flow = Flow(table.STREAM_GAP.buckets)
-        self._by_metric: dict[Metric, Any] = {}
+        self._numbers: dict[Metric, Bound[Number]] = {}
+        self._buckets: dict[Metric, Bound[Buckets]] = {}
         read: list[Metric] = []
         for metric in table.METRICS:
             if service in _SERVICES and metric.served_by not in ("all", service):
                 continue
-            arguments = (metric.name, metric.help, metric.labels)
-            if metric in _PLAIN:
-                continue
-            if metric.kind == "counter":
-                self._by_metric[metric] = Counter(*arguments, registry=self.registry)
-            elif metric.kind == "histogram":
-                self._by_metric[metric] = Histogram(*arguments, registry=self.registry, buckets=metric.buckets)
-            elif metric in _COUNTED_UP_AND_DOWN:
-                self._by_metric[metric] = Gauge(*arguments, registry=self.registry)
+            if metric.kind == "histogram":
+                self._buckets[metric] = Bound(partial(Buckets, metric.buckets))
+            elif metric.kind == "counter" or metric in _COUNTED_UP_AND_DOWN:
+                self._numbers[metric] = Bound(Number)
             else:
                 read.append(metric)
-        if service not in _SERVICES or table.STREAM_GAP.served_by == service:
-            self.registry.register(_FlowCollector(self.flow))
+        # What has no labels is there from the start, so that its first event is seen as a change.
+        for found in (self._numbers, self._buckets):
+            for metric, bound in found.items():
+                if not metric.labels:
+                    bound[()]
         self.watched = Watched(read)
+        self.registry.register(_Counted(self._numbers, self._buckets))
         self.registry.register(self.watched)
         GCCollector(self.registry)
         PlatformCollector(self.registry)
         ProcessCollector(registry=self.registry)
 
-    def counter(self, metric: Metric, *labels: str) -> Counter:
-        """Returns a counter, bound to the values of its labels."""
-        found: Counter = self._by_metric[metric]
-        return found.labels(*labels) if labels else found
+    def number(self, metric: Metric, *labels: str) -> Number:
+        """Returns a counter, or a gauge that is counted up and down, for the values of its labels."""
+        return self._numbers[metric][labels]
 
-    def gauge(self, metric: Metric, *labels: str) -> Gauge:
-        """Returns a gauge that is counted up and down, bound to the values of its labels."""
-        found: Gauge = self._by_metric[metric]
-        return found.labels(*labels) if labels else found
-
-    def histogram(self, metric: Metric, *labels: str) -> Histogram:
-        """Returns a histogram, bound to the values of its labels."""
-        found: Histogram = self._by_metric[metric]
-        return found.labels(*labels) if labels else found
+    def buckets(self, metric: Metric, *labels: str) -> Buckets:
+        """Returns a histogram, for the values of its labels."""
+        return self._buckets[metric][labels]
 
 
-class _FlowCollector(Collector):
-    """Shows the plain numbers of streams."""
+class _Counted(Collector):
+    """Shows what is counted."""
 
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
+    def __init__(self, numbers: dict[Metric, Bound[Number]], buckets: dict[Metric, Bound[Buckets]]) -> None:
+        self._numbers = numbers
+        self._buckets = buckets
 
     def collect(self) -> Iterator[Family]:
-        flow = self._flow
-        bounds = [*map(floatToGoString, flow.bounds), "+Inf"]
-        counts = list(accumulate(map(float, list(flow.counts))))
-        gap, events = table.STREAM_GAP, table.STREAM_EVENTS
-        yield HistogramMetricFamily(gap.name, gap.help, list(zip(bounds, counts, strict=True)), flow.seconds)
-        yield CounterMetricFamily(events.name, events.help, float(flow.events))
+        for metric, numbers in self._numbers.items():
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family: Any = kind(metric.name, metric.help, labels=metric.labels)
+            for labels, number in _copy(numbers):
+                family.add_metric(labels, number.value)
+            yield family
+        for metric, buckets in self._buckets.items():
+            family = HistogramMetricFamily(metric.name, metric.help, labels=metric.labels)
+            bounds = [*map(floatToGoString, metric.buckets), "+Inf"]
+            for labels, one in _copy(buckets):
+                counts = accumulate(map(float, tuple(one.counts)))
+                family.add_metric(labels, list(zip(bounds, counts, strict=True)), one.total)
+            yield family
+
+
+def _copy(bound: "dict[tuple[str, ...], Any]") -> list[tuple[tuple[str, ...], Any]]:
+    # In one step of the interpreter: the loop's thread may be adding labels.
+    return list(bound.items())
 
 
 class Watched(Collector):

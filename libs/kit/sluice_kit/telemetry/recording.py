@@ -5,14 +5,13 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from typing import Final
-
-from prometheus_client import Gauge, Histogram
 
 from sluice_kit.telemetry import table
 from sluice_kit.telemetry.base import AttemptEnd, Reading, Rpc, Served, Telemetry, version
 from sluice_kit.telemetry.labels import Targets
-from sluice_kit.telemetry.meters import StreamMeter
+from sluice_kit.telemetry.meters import Buckets, Number, StreamMeter
 from sluice_kit.telemetry.metrics import Metrics
 from sluice_kit.telemetry.scrape import Scrape
 from sluice_kit.telemetry.settings import TelemetryConfig
@@ -49,12 +48,12 @@ class Recording(Telemetry):
         loop = asyncio.get_running_loop()
         metrics, scrape, lag = self._metrics, None, None
         if metrics is not None and self._config.metrics is not None:
-            metrics.gauge(table.BUILD_INFO, self._service, self._integration, version()).set(1)
+            metrics.number(table.BUILD_INFO, self._service, self._integration, version()).value = 1
             metrics.watched.loop = loop
             scrape = Scrape(self._config.metrics, metrics.registry)
             self.address = scrape.address
             log.info("serving metrics", extra={"address": scrape.address})
-            lag = _Lag(loop, metrics.histogram(table.LOOP_LAG))
+            lag = _Lag(loop, metrics.buckets(table.LOOP_LAG))
         try:
             yield
         finally:
@@ -74,21 +73,22 @@ class Recording(Telemetry):
         """Begins the span of a call that is served."""
         return NO_SPAN if self._tracer is None else self._tracer.served(path, metadata)
 
-    def rpc_metrics(self, path: str) -> "tuple[Gauge, Callable[[str], Histogram]] | None":
+    def rpc_metrics(self, path: str) -> "tuple[Number, Callable[[str], Buckets]] | None":
         """Returns the gauge of a method's calls in flight, and what finds the histogram of a code."""
         metrics = self._metrics
         if metrics is None:
             return None
         method = path[1:]
-        return metrics.gauge(table.RPC_IN_FLIGHT, method), lambda code: metrics.histogram(
-            table.RPC_DURATION, method, code
-        )
+        return metrics.number(table.RPC_IN_FLIGHT, method), partial(metrics.buckets, table.RPC_DURATION, method)
 
     def root(self, name: str, attributes: Attributes = NOTHING) -> Span:
         return NO_SPAN if self._tracer is None else self._tracer.root(name, attributes)
 
     def stream(self) -> StreamMeter | None:
-        return None if self._metrics is None else StreamMeter(self._metrics.flow)
+        metrics = self._metrics
+        if metrics is None:
+            return None
+        return StreamMeter(metrics.buckets(table.STREAM_GAP), metrics.number(table.STREAM_EVENTS))
 
     def watch(self, metric: Metric, read: Callable[[], Reading]) -> None:
         if self._metrics is not None:
@@ -100,48 +100,48 @@ class Recording(Telemetry):
 
     def response_ended(self, outcome: str, reason: str, seconds: float) -> None:
         if self._metrics is not None:
-            self._metrics.counter(table.RESPONSES, outcome, reason).inc()
-            self._metrics.histogram(table.RESPONSE_DURATION, outcome).observe(seconds)
+            self._metrics.number(table.RESPONSES, outcome, reason).add()
+            self._metrics.buckets(table.RESPONSE_DURATION, outcome).observe(seconds)
 
     def first_content(self, seconds: float) -> None:
         if self._metrics is not None:
-            self._metrics.histogram(table.RESPONSE_TTFT).observe(seconds)
+            self._metrics.buckets(table.RESPONSE_TTFT).observe(seconds)
 
     def attempt_ended(self, end: AttemptEnd) -> None:
         metrics = self._metrics
         if metrics is None:
             return
         target = self._targets.labels(end.provider, end.model)
-        metrics.counter(table.ATTEMPTS, end.operation, *target, end.outcome, end.reason).inc()
+        metrics.number(table.ATTEMPTS, end.operation, *target, end.outcome, end.reason).add()
         if end.ttft is not None:
-            metrics.histogram(table.ATTEMPT_TTFT, *target).observe(end.ttft)
+            metrics.buckets(table.ATTEMPT_TTFT, *target).observe(end.ttft)
         for kind, tokens in end.tokens.items():
             if tokens:
-                metrics.counter(table.TOKENS, *target, kind).inc(tokens)
+                metrics.number(table.TOKENS, *target, kind).add(tokens)
         if end.cost_nano_usd:
-            metrics.counter(table.COST, *target).inc(end.cost_nano_usd * _NANO)
+            metrics.number(table.COST, *target).add(end.cost_nano_usd * _NANO)
 
     def answered_from_cache(self) -> None:
         if self._metrics is not None:
-            self._metrics.counter(table.CACHE_ANSWERS).inc()
+            self._metrics.number(table.CACHE_ANSWERS).add()
 
     def watcher_stalled(self) -> None:
         if self._metrics is not None:
-            self._metrics.counter(table.WATCHERS_STALLED).inc()
+            self._metrics.number(table.WATCHERS_STALLED).add()
 
     def searched(self, mode: str, seconds: float, passages: int) -> None:
         if self._metrics is not None:
-            self._metrics.histogram(table.SEARCH_DURATION, mode).observe(seconds)
-            self._metrics.counter(table.SEARCH_PASSAGES).inc(passages)
+            self._metrics.buckets(table.SEARCH_DURATION, mode).observe(seconds)
+            self._metrics.number(table.SEARCH_PASSAGES).add(passages)
 
     def task_ended(self, kind: str, state: str, reason: str, seconds: float) -> None:
         if self._metrics is not None:
-            self._metrics.counter(table.TASKS, kind, state, reason).inc()
-            self._metrics.histogram(table.TASK_DURATION, kind).observe(seconds)
+            self._metrics.number(table.TASKS, kind, state, reason).add()
+            self._metrics.buckets(table.TASK_DURATION, kind).observe(seconds)
 
     def indexed(self, chunks: int) -> None:
         if self._metrics is not None:
-            self._metrics.counter(table.CHUNKS).inc(chunks)
+            self._metrics.number(table.CHUNKS).add(chunks)
 
 
 class _Rpc(Rpc):
@@ -152,8 +152,8 @@ class _Rpc(Rpc):
     def __init__(self, telemetry: Recording, path: str) -> None:
         self.path = path
         self.telemetry = telemetry
-        self.in_flight: Gauge | None = None
-        self.by_code: dict[str, Histogram] | None = None
+        self.in_flight: Number | None = None
+        self.by_code: dict[str, Buckets] | None = None
         found = telemetry.rpc_metrics(path)
         if found is not None:
             self.in_flight, self.by_code = found[0], _Found(found[1])
@@ -162,14 +162,14 @@ class _Rpc(Rpc):
         return _Served(self, self.telemetry.served(self.path, metadata))
 
 
-class _Found(dict[str, Histogram]):
+class _Found(dict[str, Buckets]):
     """Finds what is not there."""
 
-    def __init__(self, find: Callable[[str], Histogram]) -> None:
+    def __init__(self, find: Callable[[str], Buckets]) -> None:
         super().__init__()
         self._find = find
 
-    def __missing__(self, code: str) -> Histogram:
+    def __missing__(self, code: str) -> Buckets:
         found = self[code] = self._find(code)
         return found
 
@@ -185,7 +185,7 @@ class _Served(Served):
         self._code = "CANCELLED"
         self._began = time.perf_counter()
         if rpc.in_flight is not None:
-            rpc.in_flight.inc()
+            rpc.in_flight.value += 1
 
     def succeeded(self) -> None:
         self._code = "OK"
@@ -197,7 +197,7 @@ class _Served(Served):
     def ended(self) -> None:
         rpc = self._rpc
         if rpc.in_flight is not None and rpc.by_code is not None:
-            rpc.in_flight.dec()
+            rpc.in_flight.value -= 1
             rpc.by_code[self._code].observe(time.perf_counter() - self._began)
         self.span.set({"rpc.grpc.status_code": self._code})
         self.span.end()
@@ -206,15 +206,15 @@ class _Served(Served):
 class _Lag:
     """Measures how late the event loop comes back."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, histogram: Histogram) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, buckets: Buckets) -> None:
         self._loop = loop
-        self._histogram = histogram
+        self._buckets = buckets
         self._due = loop.time() + _LAG_SECONDS
         self._timer = loop.call_at(self._due, self._look)
 
     def _look(self) -> None:
         now = self._loop.time()
-        self._histogram.observe(max(0.0, now - self._due))
+        self._buckets.observe(max(0.0, now - self._due))
         self._due = now + _LAG_SECONDS
         self._timer = self._loop.call_at(self._due, self._look)
 

@@ -200,8 +200,8 @@ class _Exporter(SpanExporter):
             self._channel = grpc.insecure_channel(address.netloc, options)
         self._stub = TraceServiceStub(self._channel)  # type: ignore[no-untyped-call]  # generated
         self._metadata = tuple((name, secret.reveal()) for name, secret in config.otlp_headers.items())
-        self._sent = metrics.counter(SPANS, "sent") if metrics is not None else None
-        self._dropped = metrics.counter(SPANS, "dropped") if metrics is not None else None
+        self._sent = metrics.number(SPANS, "sent") if metrics is not None else None
+        self._dropped = metrics.number(SPANS, "dropped") if metrics is not None else None
         self._away = False
         self.closing = False
         """Whether the process ends: then a collector that is away is not waited for."""
@@ -210,7 +210,7 @@ class _Exporter(SpanExporter):
         sent = self._send(spans)
         counter = self._sent if sent else self._dropped
         if counter is not None:
-            counter.inc(len(spans))
+            counter.add(len(spans))
         if sent == self._away:
             self._away = not sent
             if sent:
