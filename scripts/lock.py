@@ -66,7 +66,7 @@ LOCKS = (
     Lock("dev", (PROTOS, KIT, CLIENT, GATEWAY, PROVIDERS, RETRIEVAL, CLI), ("dev.in",), extras=None, constrained=False),
     Lock("build", (), ("build.in",)),
     Lock("gateway", (PROTOS, KIT, GATEWAY), extras=("postgres",)),
-    Lock("providers", (PROTOS, KIT, PROVIDERS), extras=None),
+    Lock("providers", (PROTOS, KIT, PROVIDERS), extras=("anthropic", "azure", "bedrock", "google", "openai")),
     Lock("providers-base", (PROTOS, KIT, PROVIDERS)),
     Lock("providers-anthropic", (PROTOS, KIT, PROVIDERS), extras=("anthropic",)),
     Lock("providers-azure", (PROTOS, KIT, PROVIDERS), extras=("azure", "openai")),

@@ -16,7 +16,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 from sluice.gateway.v1 import conversation_service_pb2_grpc as pb_grpc
 from sluice_gateway.conversations.database import Database
-from sluice_gateway.conversations.migrate import HEAD
+from sluice_gateway.conversations.migrate import STEPS
 from sluice_gateway.conversations.models import Base, ConversationRow, TurnRow
 from sluice_gateway.records.schema import attempts, responses
 from sluice_kit.config import ConfigError
@@ -230,7 +230,7 @@ async def test_the_tables_are_those_of_the_models(database: dict[str, Any], tmp_
             assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
             indexes = {index["name"] for index in inspect(connection).get_indexes("turns")}
             assert "turns_one_running" in indexes
-            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == HEAD
+            assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one() == STEPS.head
     finally:
         engine.dispose()
 

@@ -13,10 +13,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice_gateway.conversations.migrate import prepare
+from sluice_gateway.conversations.migrate import STEPS
 from sluice_gateway.records.url import POSTGRES, SQLITE, url_of
 from sluice_kit.config import ConfigError
 from sluice_kit.errors import SluiceError, make_error
+from sluice_kit.tables import prepare
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Database:
 
     def _prepare(self) -> None:
         with self._engine.begin() as connection:
-            prepare(connection, self._url.render_as_string(hide_password=True))
+            prepare(connection, STEPS, self._url.render_as_string(hide_password=True))
         with self._session() as session, session.begin():
             self._recover(session)
         self._ready = True

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit.config import ConfigError
 from sluice_kit.errors import SluiceError, make_error
-from sluice_retrieval.records.migrate import prepare
+from sluice_kit.tables import prepare
+from sluice_retrieval.records.migrate import STEPS
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +149,8 @@ class Database:
             self._engine = self._make_engine()
         try:
             with self._engine.begin() as connection:
-                prepare(connection, self._url.render_as_string(hide_password=True) if self.shared else str(self._path))
+                where = self._url.render_as_string(hide_password=True) if self.shared else str(self._path)
+                prepare(connection, STEPS, where)
         except ConfigError:
             self._engine.dispose()
             raise
