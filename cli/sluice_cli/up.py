@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -105,12 +105,14 @@ def _supervise(document: "ConfigDocument", options: Options, runtime_dir: "Path"
     import asyncio
 
     from sluice_cli.supervisor.board import make_board
+    from sluice_cli.supervisor.metrics import spread
     from sluice_cli.supervisor.plan import make_plan, why_taken
     from sluice_cli.supervisor.supervisor import Places, Supervisor
     from sluice_kit.config import ServerConfig
 
     certificates = _certificates(document) if options.mtls else None
     plan = make_plan(document, options.overrides, runtime_dir, options.port, certificates)
+    plan = replace(plan, children=spread(document, plan.children))
     taken = why_taken(plan.address)
     if taken is not None:
         output.say(f"sluice: cannot listen on {plan.address}: {taken}\n  → choose another port: sluice up --port 7401")

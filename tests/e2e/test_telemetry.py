@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import socket
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -25,6 +27,7 @@ from sluice_kit.telemetry.recording import Recording
 from sluice_kit.testing import mesh
 
 from .collector import Traces, collecting, values
+from .processes import Up
 
 SECRET: Final = "xyzzy-plugh-4711"
 """Stands in every prompt, answer, key and file of these tests, and nowhere else."""
@@ -207,3 +210,44 @@ def test_every_metric_of_the_table_is_served_and_no_other(seen: Seen) -> None:
 )
 def test_metrics_count_what_happened(seen: Seen, line: str) -> None:
     assert line in seen.metrics.splitlines()
+
+
+def test_every_process_of_sluice_up_has_its_own_metrics_and_one_trace_goes_through_them(tmp_path: Path) -> None:
+    async def run() -> tuple[Traces, list[str]]:
+        async with collecting() as traces:
+            port = _three_free_ports()
+            settings = {
+                "providers": {"scripted": {"adapter": "scripted"}},
+                "telemetry": {"metrics": f"127.0.0.1:{port}", "otlp": traces.address},
+            }
+            up = await asyncio.to_thread(Up, tmp_path, settings)
+            try:
+                address = await asyncio.to_thread(lambda: up.address)
+                async with SluiceClient(address) as client:
+                    await client.chat(question("Hello", model="scripted/echo"))
+                metrics = [await scrape(f"127.0.0.1:{port + place}") for place in range(3)]
+            finally:
+                code = await asyncio.to_thread(up.end)
+            assert code == 0
+            return traces, metrics  # what was not sent before the end is sent with it
+
+    traces, (gateway, adapter, retrieval) = asyncio.run(run())
+    vendor = traces.named("chat echo")
+    services = [traces.services[span.span_id] for span in traces.spans if span.trace_id == vendor.trace_id]
+    assert set(services) == {"sluice-gateway", "sluice-providers"}
+    assert traces.path(vendor)[0] == f"/{CHAT}/Chat"
+    for service, text in (("gateway", gateway), ("providers", adapter), ("retrieval", retrieval)):
+        assert f'service="{service}"' in text
+    assert "sluice_responses_total" in gateway
+    assert "sluice_responses_total" not in adapter
+    assert "sluice_tasks_running" in retrieval
+
+
+def _three_free_ports() -> int:
+    """The first of three ports in a row that are free now."""
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for place in (1, 2):
+                stack.enter_context(socket.create_server(("127.0.0.1", first + place)))
+            return int(first)
