@@ -74,6 +74,14 @@ async def test_what_crashes_is_started_again_and_said_how(tmp_path: Path, monkey
     assert delays[1].startswith("ended with exit code 3; restarts in 0.02 s")
 
 
+async def test_a_taken_address_is_asked_for_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever else has the port may have it for a moment: the pause does not grow."""
+    async with child_of(tmp_path, monkeypatch, "import sys; sys.exit(75)") as (_, history):
+        await history.until(State.CRASHED, 4)
+    delays = {detail for state, detail in history.seen if state == State.CRASHED}
+    assert delays == {"ended with exit code 75; restarts in 0.01 s"}
+
+
 async def test_a_refused_configuration_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys; print('{}'); print('sluice-fake: sluice.yaml:3: wrong', file=sys.stderr); sys.exit(78)"
     async with child_of(tmp_path, monkeypatch, code) as (child, history):

@@ -11,7 +11,7 @@ from typing import Final
 
 from sluice_cli.supervisor.logfiles import LogFile
 from sluice_cli.supervisor.plan import ChildSpec
-from sluice_kit.main import EXIT_CONFIG
+from sluice_kit.main import EXIT_BIND, EXIT_CONFIG
 
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 30.0
@@ -112,7 +112,8 @@ class Child:
                 if code == EXIT_CONFIG:
                     self.set(State.MISCONFIGURED, said or "its configuration cannot be used; its log says why")
                     return
-                if asyncio.get_running_loop().time() - began > _STEADY_SECONDS:
+                # An address that somebody else has for a moment is asked for again and again: it may be free any time.
+                if code == EXIT_BIND or asyncio.get_running_loop().time() - began > _STEADY_SECONDS:
                     delay = _FIRST_DELAY
                 self.status.restarts += 1
                 reason = f"{_how(code)}; restarts in {delay:g} s" + (f": {said}" if said else "")

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from sluice_cli.mesh import DEFAULT_ADDRESS
 from sluice_cli.supervisor.certificates import Certificates
+from sluice_cli.supervisor.ports import free_port
 from sluice_kit.config import ConfigDocument, ConfigError
 from sluice_kit.main import SERVICES_GROUP
 
@@ -124,9 +125,9 @@ class _Places:
     def new(self, name: str, short: str) -> str:
         if self._certificates is None:
             return _socket(self._folder, name, short)
-        port = _free_port("127.0.0.1")
+        port = free_port("127.0.0.1")
         while port in self._ports:
-            port = _free_port("127.0.0.1")
+            port = free_port("127.0.0.1")
         self._ports.add(port)
         return f"127.0.0.1:{port}"
 
@@ -179,15 +180,7 @@ def _gateway_address(document: ConfigDocument, gateway: Mapping[str, Any], port:
     host, _, number = address.rpartition(":")
     if not host or not number.isdigit():
         raise document.error("gateway.listen", f"expected host:port or unix:/path, not {address}")
-    return f"{host}:{_free_port(host)}" if number == "0" else address
-
-
-def _free_port(host: str) -> int:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.bind((host.strip("[]"), 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return f"{host}:{free_port(host)}" if number == "0" else address
 
 
 def _mapping(document: ConfigDocument, path: str) -> dict[str, Any]:
