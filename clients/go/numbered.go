@@ -81,7 +81,14 @@ type numbered[M, E any] struct {
 // next returns the next event; io.EOF after the last one, and only if the stream ended as it should.
 func (n *numbered[M, E]) next() (E, error) {
 	var none E
-	for len(n.ready) == 0 {
+	for {
+		if n.end == nil && errors.Is(n.ctx.Err(), context.Canceled) {
+			// Whoever left sees no event more, also not one that came at the same moment.
+			n.ready, n.end = nil, endOf(n.ctx)
+		}
+		if len(n.ready) > 0 {
+			break
+		}
 		if n.end != nil {
 			return none, n.end
 		}

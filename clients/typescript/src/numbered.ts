@@ -93,6 +93,7 @@ export abstract class NumberedStream<M, E extends { sequence: number }> implemen
   async next(): Promise<IteratorResult<E, undefined>> {
     try {
       for (;;) {
+        if (!this.#ended) this.#signal?.throwIfAborted();
         const item = this.ready.shift();
         if (item !== undefined) {
           this.lastSequence = item.sequence;
@@ -147,7 +148,6 @@ export abstract class NumberedStream<M, E extends { sequence: number }> implemen
   }
 
   async #fill(): Promise<void> {
-    this.#signal?.throwIfAborted();
     if (this.#call === undefined) {
       const timeoutMs = this.deadline.forCall();
       this.#call = new Call((signal) => this.open(signal, timeoutMs));

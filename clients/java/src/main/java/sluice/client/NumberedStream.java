@@ -68,8 +68,12 @@ abstract sealed class NumberedStream<M, E> implements Iterator<E>, Iterable<E>, 
   public boolean hasNext() {
     reading.lock();
     try {
+      if (!ended) {
+        checkInterrupted();
+      }
       while (ready.isEmpty() && !ended) {
         fill();
+        checkInterrupted(); // a message that came at the same moment wakes first
       }
       return !ready.isEmpty();
     } catch (SluiceException failure) {
@@ -198,6 +202,12 @@ abstract sealed class NumberedStream<M, E> implements Iterator<E>, Iterable<E>, 
       throw end;
     }
     reconnects += 1;
+  }
+
+  private static void checkInterrupted() {
+    if (Thread.currentThread().isInterrupted()) {
+      throw SluiceException.left(new InterruptedException());
+    }
   }
 
   private void checkLeaving() {
