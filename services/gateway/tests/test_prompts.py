@@ -1,7 +1,6 @@
 """Templates of prompts: which one a request gets, the operator's own, and what is wrong with one."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec, Grounding
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
-from sluice_gateway.config import GatewayConfig, RouteConfig, RoutePolicy
+from sluice_gateway.config import GatewayConfig, PromptsConfig, RouteConfig, RoutePolicy
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.prompts import MAX_TEMPLATE_BYTES, Prompts, Template
 from sluice_gateway.pipeline.request import generate_request
@@ -140,12 +139,18 @@ def test_what_is_wrong_is_refused_with_its_line(tmp_path: Path) -> None:
             prompts(tmp_path, **wrong)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
-    file = write(tmp_path / "own", grounded__v1__en="good") / "grounded" / "v1.en.md"
-    file.chmod(0)
-    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
-        prompts(tmp_path, prompts={"folder": "own"})
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "own", grounded__v1__en="good")
+    prompts(tmp_path, prompts={"folder": "own"})
+
+    def refuse(*_: Any) -> None:  # as for everybody but root
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    document = ConfigDocument(None, {})
+    own = GatewayConfig(prompts=PromptsConfig(folder=str(tmp_path / "own")))
+    with pytest.raises(ConfigError, match=r"grounded/v1\.en\.md cannot be read: Permission denied"):
+        Prompts(document, own)
 
 
 def rewrite(document: ConfigDocument, **gateway: Any) -> None:
