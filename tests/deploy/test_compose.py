@@ -168,6 +168,8 @@ def test_redis_gets_its_password_where_no_list_of_processes_shows_it(where: str,
     server = Kept(command, tmp_path, environment)
     try:
         server.wait_for((tmp_path / "redis.sock").exists)
+        # It took the shell's place, so it is what a container's SIGTERM meets.
+        assert Path(f"/proc/{server.pid}/comm").read_text(encoding="utf-8") == "redis-server\n"
         with redis.Redis(unix_socket_path=str(tmp_path / "redis.sock"), password="geheim") as client:
             assert client.ping()
             assert client.config_get("appendonly")["appendonly"] == "yes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -134,14 +135,18 @@ def test_certificates_name_their_service(found: Rendered) -> None:
 
 
 def test_scaling_looks_at_metrics_that_there_are() -> None:
+    production = overlay("production")
     known = {value.name: value for value in vars(table).values() if isinstance(value, table.Metric)}
-    for one in overlay("production").of("HorizontalPodAutoscaler"):
+    groups = production.one("PrometheusRule", "sluice-scaling")["spec"]["groups"]
+    recorded = {rule["record"]: rule["expr"] for group in groups for rule in group["rules"]}
+    for one in production.of("HorizontalPodAutoscaler"):
         (metric,) = (rule["pods"]["metric"] for rule in one["spec"]["metrics"])
-        labels = metric.get("selector", {}).get("matchLabels", {})
-        assert set(labels) <= set(known[metric["name"]].labels)
-        target = overlay("production").one("Deployment", one["spec"]["scaleTargetRef"]["name"])
-        served = known[metric["name"]].served_by
-        assert served in ("all", component_of(target))
+        assert metric.keys() == {"name"}, "values of a selector are label values of Kubernetes, which hold no slash"
+        expression = recorded.get(metric["name"], metric["name"])
+        (used,) = (found for name, found in known.items() if re.search(rf"\b{name}\b", expression))
+        target = production.one("Deployment", one["spec"]["scaleTargetRef"]["name"])
+        assert used.served_by in ("all", component_of(target))
+        assert set(re.findall(r"(\w+)=~?\"", expression)) <= set(used.labels)
 
 
 def test_pods_are_scraped_on_the_port_they_have_under_the_jobs_that_alerts_know() -> None:
