@@ -24,6 +24,7 @@ import grpc
 import msgspec
 
 from sluice_kit.config import ConfigDocument, TlsConfig
+from sluice_kit.telemetry import current, table
 from sluice_kit.tls_validity import Validity, validity_of
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ class Files:
         self._due = time.monotonic() + reload_seconds
         self._warned: Bundle | None = None
         self._warn_if_ending()
+        name = str(paths["certificate"])
+        current().watch(table.CERTIFICATE_EXPIRY, lambda: [((name,), self.current().validity[1])])
 
     def current(self) -> Bundle:
         """Returns what holds now. Files that cannot be used, e.g. because one of a pair is not written yet, change nothing."""

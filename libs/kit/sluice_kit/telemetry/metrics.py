@@ -105,7 +105,7 @@ class Watched(Collector):
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, metric: Metric, read: Callable[[], Reading]) -> None:
-        """Adds what reads a gauge. Several are shown as their sum."""
+        """Adds what reads a gauge. Of several with the same labels the last one counts."""
         self._readers[metric].append(read)
 
     def remove(self, read: Callable[[], Reading]) -> None:
@@ -132,14 +132,13 @@ class Watched(Collector):
     async def _read(self) -> list[Family]:
         families: list[Family] = []
         for metric, readers in self._readers.items():
-            sums: dict[tuple[str, ...], float] = {}
+            values: dict[tuple[str, ...], float] = {}
             for read in readers:
                 reading = read()
                 rows = [((), float(reading))] if isinstance(reading, int | float) else reading
-                for labels, value in rows:
-                    sums[labels] = sums.get(labels, 0.0) + value
+                values.update(rows)
             family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-            for labels, value in sums.items():
+            for labels, value in values.items():
                 family.add_metric(labels, value)
             families.append(family)
         return families

@@ -79,6 +79,13 @@ SPANS: Final = Metric(
     "Spans that the collector took, or that were dropped without it",
     ("result",),
 )
+CERTIFICATE_EXPIRY: Final = Metric(
+    "sluice_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "all",
+    "When a certificate of the process's own ends, in seconds since 1970",
+    ("file",),
+)
 
 RESPONSES: Final = Metric(
     "sluice_responses_total",
