@@ -11,10 +11,14 @@ class Ask:
     """One answer that clients wanted, under one request id."""
 
     tag: str
-    """Names it in its prompt and its labels, so that every record of it can be found."""
+    """Names it in its labels, so that every record of it can be found."""
     request_id: str
     max_seconds: float
     """Its `max_duration`."""
+    prompt: str = ""
+    """Names what was asked, as the upstream sees it. Empty: the tag. The same prompt may be answered from the cache."""
+    continues: bool = False
+    """Whether its text may be made by several attempts, one after the other (`midstream_policy` CONTINUE)."""
 
 
 @dataclass
@@ -22,6 +26,7 @@ class Sent:
     """What the upstream did for one request to it."""
 
     tag: str
+    """The prompt's."""
     text: str = ""
     """Content in the order it was written."""
     output_tokens: int | None = None
@@ -44,6 +49,8 @@ class SeenEvent:
     """Of a text delta."""
     attempts: dict[str, int] = field(default_factory=dict)
     """Of `Completed`: output tokens by the attempt's id."""
+    discard_from: int = 0
+    """Of `Restarted`: number of the first event whose content is void."""
 
 
 @dataclass
@@ -52,7 +59,7 @@ class Seen:
 
     tag: str
     request_id: str = ""
-    """Empty for a resume."""
+    """Empty for a resume, and for a look at the response."""
     contents: str = ""
     """Tells contents of requests apart; equal ones are the same request."""
     response: str = ""
@@ -63,6 +70,12 @@ class Seen:
     """`OK`, a reason, or `LEFT` where the client went."""
     broken: bool = False
     """Only the connection ended, or this watcher; nothing was said of the response."""
+    answer: str | None = None
+    """The text, where it came in one piece instead of events."""
+    attempts: dict[str, int] | None = None
+    """Output tokens by the attempt's id, where they came with that."""
+    where: int = 0
+    """Which gateway was called."""
 
     @property
     def last(self) -> int:
@@ -77,6 +90,9 @@ class Process:
     pid: int
     files: int
     kilobytes: int
+    threads: int = 1
+    in_flight: int = 0
+    """Calls that it serves, and responses and other work that it admitted, as its metrics say."""
 
 
 @dataclass
@@ -90,7 +106,30 @@ class History:
     attempts: list[dict[str, Any]] = field(default_factory=list)
     before: dict[str, Process] = field(default_factory=dict)
     """By service, at rest, after a first load."""
-    after: dict[str, Process] = field(default_factory=dict)
-    """The same at rest after the load."""
+    rests: list[dict[str, Process]] = field(default_factory=list)
+    """The same at rest after later loads; a process that was killed has a successor by then."""
     gateway_killed: bool = False
-    """A gateway without a shared log may lose what ran, and the last moments of what it wrote down."""
+    """A gateway without a shared log may lose what ran, and any the last moments of what it wrote down."""
+    shared: bool = False
+    """The log is shared: who reads a response at another gateway sees the same, also of one whose gateway died."""
+
+    def of(self, tag: str) -> str:
+        """Returns all that is recorded of one answer, for people."""
+        ask = next((ask for ask in self.asks if ask.tag == tag), None)
+        prompt = tag if ask is None else ask.prompt or tag
+        keys = {row["key"] for row in self.responses if f'"tag": "{tag}"' in row["labels"]}
+        lines = [f"  {ask}"]
+        lines += [f"  {sent}" for sent in self.sent if sent.tag == prompt]
+        lines += [f"  {_short(seen)}" for seen in self.seen if seen.tag == tag]
+        lines += [f"  {row}" for row in self.responses if row["key"] in keys]
+        lines += [f"  {row}" for row in self.attempts if row["response_key"] in keys]
+        return "\n".join(lines)
+
+
+def _short(seen: Seen) -> str:
+    events = " ".join(f"{event.number}:{event.kind}" for event in seen.events if event.kind != "text_delta")
+    text = "".join(event.text for event in seen.events)
+    return (
+        f"Seen(at {seen.where}, request {seen.request_id or '-'}, {seen.response or '-'}, after {seen.after}, "
+        f"to {seen.last} [{events}] {text!r}, answer {seen.answer!r}, {seen.end}{' broken' if seen.broken else ''})"
+    )

@@ -48,13 +48,66 @@ def good() -> History:
             {**attempt, "usage_source": "provider", "start_ns": 1},
             {**attempt, "id": "a2", "response_key": 2, "outcome": "failed", "usage_source": "estimated", "start_ns": 1},
         ],
-        before={"gateway": Process(5, 20, 60_000)},
-        after={"gateway": Process(5, 22, 70_000)},
+        before={"gateway": Process(5, 20, 60_000, 12)},
+        # Of another process: the first one was killed.
+        rests=[{"gateway": Process(6, 22, 70_000, 13)}],
     )
 
 
-def test_what_is_right_passes() -> None:
-    assert check(good()) == []
+def restarted() -> History:
+    """An answer that broke off and was made anew by a second attempt."""
+    history = good()
+    events = [
+        SeenEvent(1, "accepted", "d1"),
+        SeenEvent(2, "text_delta", "d2", "v0 "),
+        SeenEvent(3, "route_changed", "d3"),
+        SeenEvent(4, "restarted", "d4", discard_from=2),
+        SeenEvent(5, "text_delta", "d5", "w0 "),
+        SeenEvent(6, "text_delta", "d6", "w1 "),
+        SeenEvent(7, "completed", "d7", attempts={"a0": 0, "a1": 7}),
+    ]
+    history.asks, history.sent = history.asks[:1], [Sent("1", "v0 v1 ", None, False, False)]
+    history.sent.append(Sent("1", "w0 w1 ", 7, True, False))
+    history.seen = [
+        Seen("1", "u", "c", "responses/r", 0, events, "OK"),
+        Seen("1", "", "", "responses/r", 4, events[4:], "OK"),
+        Seen("1", response="responses/r", answer="w0 w1 ", attempts={"a0": 0, "a1": 7}, end="OK"),
+    ]
+    [completed, left] = history.attempts
+    completed["number"] = 2
+    left.update(id="a0", response_key=1, output_tokens=0)
+    history.responses = history.responses[:1]
+    return history
+
+
+def continued() -> History:
+    """The same, but the second attempt went on where the first one broke off."""
+    history = restarted()
+    history.asks[0].continues = True
+    del history.seen[0].events[3]
+    for number, event in enumerate(history.seen[0].events, 1):
+        event.number = number
+    history.seen[1] = Seen("1", "", "", "responses/r", 3, history.seen[0].events[3:], "OK")
+    history.seen[2].answer = "v0 w0 w1 "
+    return history
+
+
+def from_cache() -> History:
+    """An answer in one piece, and another one like it from the cache."""
+    history = good()
+    asked = Ask("3", "x", 10.0, prompt="1")
+    history.asks.append(asked)
+    history.seen.append(Seen("3", "x", "c", "responses/x", answer="w0 w1 w2 ", attempts={}, end="OK"))
+    row = {**history.responses[0], "key": 3, "id": "x", "request_id": "x", "labels": '{"tag": "3"}', "method": "Chat"}
+    history.responses.append(row)
+    cached = {**history.attempts[0], "id": "a3", "response_key": 3, "outcome": "cached", "output_tokens": 0}
+    history.attempts.append({**cached, "usage_source": ""})
+    return history
+
+
+@pytest.mark.parametrize("history", [good, restarted, continued, from_cache])
+def test_what_is_right_passes(history: Callable[[], History]) -> None:
+    assert check(history()) == []
 
 
 def _drop(history: History) -> None:
@@ -146,11 +199,76 @@ def _still_streaming(history: History) -> None:
 
 
 def _files(history: History) -> None:
-    history.after["gateway"].files = 90
+    history.rests[0]["gateway"].files = 90
 
 
 def _memory(history: History) -> None:
-    history.after["gateway"].kilobytes = 600_000
+    history.rests[0]["gateway"].kilobytes = 600_000
+
+
+def _threads(history: History) -> None:
+    history.rests[0]["gateway"].threads = 60
+
+
+def _in_flight(history: History) -> None:
+    history.rests[0]["gateway"].in_flight = 1
+
+
+def _resumed_with_a_gap(history: History) -> None:
+    del history.seen[2].events[0]
+
+
+def _resumed_with_a_repeat(history: History) -> None:
+    history.seen[2].after = 2
+    history.seen[2].events.insert(0, history.seen[0].events[3])
+
+
+def _resumed_otherwise_elsewhere(history: History) -> None:
+    history.shared = True
+    history.seen[2].where = 1
+    history.seen[2].events[1] = SeenEvent(5, "text_delta", "other", "w2 ")
+
+
+def _ended_otherwise_elsewhere(history: History) -> None:
+    history.shared = history.gateway_killed = True
+    history.seen[2] = Seen("1", "", "", "responses/r", 3, history.seen[0].events[3:5], "RESPONSE_LOST", where=1)
+
+
+def _begun_in_the_middle(history: History) -> None:
+    history.seen[1].events[0] = SeenEvent(1, "text_delta", "d1", "w0 ")
+
+
+def _ok_with_a_gap_at_the_end(history: History) -> None:
+    history.seen[0].events = history.seen[0].events[:4]
+
+
+def _events_after_completed(history: History) -> None:
+    history.seen[0].events.append(SeenEvent(7, "notice", "d7"))
+
+
+def _no_attempt(history: History) -> None:
+    del history.attempts[0]
+
+
+def _no_response(history: History) -> None:
+    del history.responses[0]
+
+
+def _same_id_twice(history: History) -> None:
+    history.responses[1]["request_id"] = "u"
+
+
+def _two_starts_of_a_prompt(history: History) -> None:
+    history.asks[1].prompt = "1"
+    history.sent += [Sent("1", "", None, False, False), Sent("1", "", None, False, False)]
+
+
+def _completed_otherwise(history: History) -> None:
+    history.seen[0].events[-1].attempts = {"a1": 6}
+
+
+def _estimated_although_reported(history: History) -> None:
+    history.attempts[0]["usage_source"] = "estimated"
 
 
 def _too_long(history: History) -> None:
@@ -173,6 +291,21 @@ def _started_late(history: History) -> None:
         ("I1", _accepted_another),
         ("I1", _refused_the_same),
         ("I1", _asked_twice),
+        ("I1", _same_id_twice),
+        ("I1", _two_starts_of_a_prompt),
+        ("I2", _resumed_with_a_gap),
+        ("I2", _resumed_with_a_repeat),
+        ("I2", _resumed_otherwise_elsewhere),
+        ("I2", _begun_in_the_middle),
+        ("I3", _ok_with_a_gap_at_the_end),
+        ("I3", _events_after_completed),
+        ("I3", _ended_otherwise_elsewhere),
+        ("I4", _no_response),
+        ("I4", _no_attempt),
+        ("I4", _completed_otherwise),
+        ("I4", _estimated_although_reported),
+        ("I6", _threads),
+        ("I6", _in_flight),
         ("I2", _drop),
         ("I2", _repeat),
         ("I2", _change),
@@ -203,9 +336,78 @@ def test_each_violation_is_found(invariant: str, breaks: Callable[[History], Non
     assert invariant in {violation.invariant for violation in check(history)}
 
 
+def _not_void(history: History) -> None:
+    history.seen[0].events[3].discard_from = 5
+
+
+def _answered_with_what_is_void(history: History) -> None:
+    history.seen[2].answer = "v0 w0 w1 "
+
+
+def _answered_otherwise(history: History) -> None:
+    history.seen[2].attempts = {"a1": 7}
+
+
+def _not_at_its_end(history: History) -> None:
+    history.seen[0].events[5].text = ""
+
+
+def _void_although_it_goes_on(history: History) -> None:
+    history.asks[0].continues = False
+
+
+def _woven(history: History) -> None:
+    texts = [event.text for event in history.seen[0].events]
+    history.seen[0].events[1].text, history.seen[0].events[3].text = texts[3], texts[1]
+
+
+def _another_answer(history: History) -> None:
+    history.seen[-1].answer = "w0 "
+
+
+def _paid_for_a_hit(history: History) -> None:
+    history.attempts[-1]["output_tokens"] = 7
+
+
+def _asked_for_a_hit(history: History) -> None:
+    history.sent.append(Sent("1", "x0 ", 9, True, False))
+
+
+@pytest.mark.parametrize(
+    ("invariant", "made", "breaks"),
+    [
+        ("I2", restarted, _not_void),
+        ("I2", restarted, _not_at_its_end),
+        ("I2", restarted, _answered_with_what_is_void),
+        ("I4", restarted, _answered_otherwise),
+        ("I2", continued, _void_although_it_goes_on),
+        ("I2", continued, _woven),
+        ("I2", from_cache, _another_answer),
+        ("I4", from_cache, _paid_for_a_hit),
+        ("I1", from_cache, _asked_for_a_hit),
+    ],
+)
+def test_so_it_is_with_several_attempts_and_with_none(
+    invariant: str, made: Callable[[], History], breaks: Callable[[History], None]
+) -> None:
+    history = made()
+    breaks(history)
+    assert invariant in {violation.invariant for violation in check(history)}
+
+
+def test_a_violation_comes_with_its_history() -> None:
+    said = good().of("2")
+    for part in ("Ask(tag='2'", "Sent(tag='2'", "UPSTREAM_PROTOCOL_ERROR", "'response_key': 2"):
+        assert part in said
+    assert "responses/r" not in said
+
+
 def test_a_killed_gateway_may_lose_what_ran_but_not_mix_it_up() -> None:
     history = good()
     history.seen.append(Seen("1", "", "", "responses/r", 2, [], "RESPONSE_LOST"))
     assert {violation.invariant for violation in check(history)} == {"I3"}
     history.gateway_killed = True
     assert check(history) == []
+    # With a shared log nothing that was seen is lost.
+    history.shared = True
+    assert {violation.invariant for violation in check(history)} == {"I3"}

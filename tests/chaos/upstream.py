@@ -17,6 +17,7 @@ from .history import Sent
 
 _TAG: Final = re.compile(rb"chaos-(\d+)")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
+_LATE_SECONDS: Final = 0.8
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -28,7 +29,8 @@ class Behaviour:
     delay: float = 0.005
     """Seconds between words."""
     fault: str = ""
-    """`cut`, `stall`, `slow`, `limited` or `broken`; empty: none."""
+    """`cut`, `stall`, `slow`, `limited`, `broken`, `late` (long without content) or `wrong` (not of the form that was
+    asked for); empty: none."""
     at: int = 0
     """The word before which the fault strikes."""
 
@@ -68,18 +70,21 @@ class Upstream:
 
     async def _answer(self, body: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Answers one request; returns whether the connection can be used again."""
-        found = _TAG.search(body)
-        if found is None:
+        # The last: what was said before in a conversation has tags, too.
+        found = _TAG.findall(body)
+        if not found:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 27\r\n\r\n" + b'{"object":"list","data":[]}')
             return True
-        tag = found[1].decode()
+        tag = found[-1].decode()
         number = self._asked[tag] = self._asked.get(tag, 0) + 1
         plan = self._plans[tag]
         behaviour = plan[min(number, len(plan)) - 1]
         sent = Sent(tag)
         self.sent.append(sent)
         gone = asyncio.ensure_future(reader.read(1))  # nothing is sent while an answer runs: this is its end
-        stream = asyncio.ensure_future(self._stream(sent, f"{tag}.{number}", behaviour, writer))
+        words = _words(f"{tag}.{number}", behaviour, as_json=b"json_schema" in body)
+        answer = self._stream if b'"stream":true' in body.replace(b" ", b"") else self._whole
+        stream = asyncio.ensure_future(answer(sent, words, behaviour, writer))
         try:
             await asyncio.wait((gone, stream), return_when=asyncio.FIRST_COMPLETED)
             if not stream.done():
@@ -97,34 +102,75 @@ class Upstream:
         # Whether another request follows on this connection cannot be known without reading it.
         return False
 
-    async def _stream(self, sent: Sent, name: str, behaviour: Behaviour, writer: asyncio.StreamWriter) -> None:
+    async def _whole(self, sent: Sent, words: list[str], behaviour: Behaviour, writer: asyncio.StreamWriter) -> None:
+        """Answers in one piece; what would break a stream breaks that."""
+        if await _refused(behaviour.fault, writer):
+            return
+        if behaviour.fault == "stall":
+            await asyncio.Event().wait()
+        await asyncio.sleep(behaviour.delay * len(words) * (20 if behaviour.fault in ("slow", "late") else 1))
+        message = {"role": "assistant", "content": "".join(words)}
+        document = {"id": "x", "object": "chat.completion", "created": 1, "model": "m", "usage": _usage(words)}
+        document["choices"] = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        body = json.dumps(document).encode()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        if behaviour.fault == "cut":
+            writer.write(head + body[: len(body) // 2])
+            return
+        # From here on the answer may be complete for whoever reads it.
+        sent.text, sent.output_tokens, sent.completed = "".join(words), 1000 + len(words), True
+        writer.write(head + body)
+        await writer.drain()
+
+    async def _stream(self, sent: Sent, words: list[str], behaviour: Behaviour, writer: asyncio.StreamWriter) -> None:
         fault, delay = behaviour.fault, behaviour.delay
-        if fault in ("limited", "broken"):
-            status = b"429 Too Many Requests\r\nRetry-After: 1" if fault == "limited" else b"503 Service Unavailable"
-            writer.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
-            await writer.drain()
+        if await _refused(fault, writer):
             return
         writer.write(_HEAD)
-        for word in range(behaviour.words):
-            if fault and word == behaviour.at:
+        if fault == "late":
+            await writer.drain()
+            await asyncio.sleep(_LATE_SECONDS)
+        for word, text in enumerate(words):
+            if fault in ("cut", "stall", "slow") and word == behaviour.at:
                 if fault == "cut":
                     return
                 if fault == "stall":
                     await asyncio.Event().wait()
                 delay *= 20
-            text = f"{name}.{word} "
             sent.text += text
             writer.write(_chunk({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}))
             await writer.drain()
             await asyncio.sleep(delay)
         # From here on the answer may be complete for whoever reads it.
-        sent.output_tokens = 1000 + behaviour.words
+        sent.output_tokens = 1000 + len(words)
         sent.completed = True
-        usage = {"prompt_tokens": 9, "completion_tokens": sent.output_tokens, "total_tokens": 9 + sent.output_tokens}
         writer.write(_chunk({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
-        writer.write(_chunk({"choices": [], "usage": usage}))
+        writer.write(_chunk({"choices": [], "usage": _usage(words)}))
         writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
         await writer.drain()
+
+
+async def _refused(fault: str, writer: asyncio.StreamWriter) -> bool:
+    if fault not in ("limited", "broken"):
+        return False
+    status = b"429 Too Many Requests\r\nRetry-After: 1" if fault == "limited" else b"503 Service Unavailable"
+    writer.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+    await writer.drain()
+    return True
+
+
+def _words(name: str, behaviour: Behaviour, *, as_json: bool) -> list[str]:
+    """The pieces of an answer, which tell it and themselves apart from all others."""
+    names = [f"{name}.{word}" for word in range(behaviour.words)]
+    if not as_json:
+        return [f"{one} " for one in names]
+    field = "others" if behaviour.fault == "wrong" else "words"
+    return [f'{{"{field}":["{names[0]}"', *(f',"{one}"' for one in names[1:]), "]}"]
+
+
+def _usage(words: list[str]) -> dict[str, int]:
+    output = 1000 + len(words)
+    return {"prompt_tokens": 9, "completion_tokens": output, "total_tokens": 9 + output}
 
 
 def _chunk(values: dict[str, object]) -> bytes:

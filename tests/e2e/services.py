@@ -60,6 +60,10 @@ class Service:
         self._environment = environment(folder / "home")
         self._process: subprocess.Popen[bytes] | None = None
 
+    def set(self, override: str) -> None:
+        """Overrides one setting of the processes that are started from now on: `NAME=VALUE`."""
+        self._command += ["--set", override]
+
     @property
     def pid(self) -> int:
         """Of its process."""

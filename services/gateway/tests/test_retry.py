@@ -1,5 +1,6 @@
 """Retries: only where a failure may pass, within the time there is, and never so many that they add to an overload."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.gateway.v1 import chat_service_pb2 as pb
 from sluice_gateway.config import RetryConfig
 from sluice_gateway.pipeline.budget import Budget
 from sluice_gateway.pipeline.retry import wait_before_retry
@@ -158,6 +160,30 @@ async def test_what_is_on_record_is_ended_however_little_time_there_is(start: An
         await until(lambda: client.gateway.responses.running == 0)
         rows = await client.rows("attempts")
     assert {row["outcome"] for row in rows} <= {"cancelled", "failed"}
+
+
+async def test_what_is_cancelled_before_it_begins_is_ended_on_record(
+    client: Any, ask: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, on_record = client.gateway._ledger, asyncio.Event()
+    start = ledger.attempt_started
+
+    async def slowly(*arguments: Any) -> None:
+        await start(*arguments)
+        on_record.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ledger, "attempt_started", slowly)
+    spec = ask("scripted/text?fault=MODEL_NOT_FOUND", fallbacks=["scripted/text"])
+    call = client.chat.StreamChat(pb.StreamChatRequest(spec=spec))
+    await on_record.wait()
+    call.cancel()
+    await until(lambda: client.gateway.responses.running == 0)
+    rows = await client.rows("attempts")
+    assert [(row["outcome"], row["usage_source"]) for row in rows] == [
+        ("failed", "estimated"),
+        ("cancelled", "estimated"),
+    ]
 
 
 async def test_an_integration_that_is_gone_since_the_plan_falls_back(start: Any, ask: Any) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from sluice.chat.v1.event_pb2 import Attempt, AttemptOutcome
 from sluice.chat.v1.target_pb2 import Target
-from sluice.chat.v1.usage_pb2 import Usage
+from sluice.chat.v1.usage_pb2 import Usage, UsageSource
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1.provider_service_pb2 import GenerateRequest
 from sluice_gateway.config import RoutePolicy
@@ -27,6 +27,7 @@ _RUNNING = AttemptOutcome.ATTEMPT_OUTCOME_UNSPECIFIED
 _COMPLETED = AttemptOutcome.ATTEMPT_OUTCOME_COMPLETED
 _FAILED = AttemptOutcome.ATTEMPT_OUTCOME_FAILED
 _CANCELLED = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
+_ESTIMATED = UsageSource.USAGE_SOURCE_ESTIMATED
 _NO_REASON = ErrorReason.ERROR_REASON_UNSPECIFIED
 _CHARS_PER_TOKEN = 4
 """Of English text and code, about."""
@@ -70,6 +71,11 @@ class AttemptRecord:
         self.started = 0.0
         self.ttft: float | None = None
         self.duration: float | None = None
+
+    def never_begins(self) -> None:
+        """Notes that it was cancelled after it was put on record, and before it asked for anything."""
+        self.outcome = _CANCELLED
+        self.usage.source = _ESTIMATED
 
     def to_proto(self) -> Attempt:
         """Returns it as clients see it."""

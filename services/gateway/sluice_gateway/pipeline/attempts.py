@@ -205,7 +205,7 @@ class Attempts:
         return relay
 
     def _abandon(self, relay: Relay) -> None:
-        relay.record.outcome = _CANCELLED
+        relay.record.never_begins()
         self._means.ledger.attempt_ended(relay.record)
         if relay.record.probe:
             self._means.standings.released(relay.record.target)
@@ -233,7 +233,7 @@ class Attempts:
             except BaseException as error:
                 if isinstance(error, asyncio.CancelledError):
                     # It is on record, or will be in a moment, and will never begin.
-                    record.outcome = _CANCELLED
+                    record.never_begins()
                     self._means.ledger.attempt_ended(record)
                 if record.probe:
                     standings.released(target)

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from sluice.chat.v1.event_pb2 import Accepted, AttemptOutcome, Event
+from sluice.chat.v1.event_pb2 import Accepted, Event
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
-from sluice.chat.v1.usage_pb2 import UsageSource
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.cache.answers import AnswerCache, completed_from
@@ -147,8 +146,7 @@ class Pipeline:
             if first is not None:
                 if isinstance(error, asyncio.CancelledError):
                     # It is on record, or will be in a moment, and will never begin.
-                    first.outcome = AttemptOutcome.ATTEMPT_OUTCOME_CANCELLED
-                    first.usage.source = UsageSource.USAGE_SOURCE_ESTIMATED
+                    first.never_begins()
                     self._ledger.attempt_ended(first)
                 if first.probe:
                     standings.released(first.target)
