@@ -169,9 +169,9 @@ async def test_a_probe_that_never_begins_gives_its_turn_back(start: Any, ask: An
             await client.stream(ask("scripted/text?tokens=1&fault=UPSTREAM_OVERLOADED&times=2"))
         await asyncio.sleep(0.06)  # what is waited for is the breaker's own clock
         ledger = client.gateway._ledger
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE attempts RENAME TO away"))
         lost = await client.stream(ask("scripted/text?tokens=1&fault=UPSTREAM_OVERLOADED&times=2"))
-        ledger._writer.run(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
+        await ledger._writer.ask(lambda connection: connection.exec_driver_sql("ALTER TABLE away RENAME TO attempts"))
         seen = await client.stream(ask("scripted/text?tokens=1&fault=UPSTREAM_OVERLOADED&times=2"))
     assert lost.error is not None
     assert lost.error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
