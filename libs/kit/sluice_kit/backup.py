@@ -27,6 +27,7 @@ from typing import Final
 import msgspec
 
 from sluice_kit.config import ConfigDocument, ConfigError, load
+from sluice_kit.copying import copy_folder
 
 GROUP: Final = "sluice.state"
 """Entry-point group of functions `(document) -> State`."""
@@ -153,7 +154,7 @@ def restore(document: ConfigDocument, source: Path) -> Manifest:
         try:
             shutil.rmtree(draft, ignore_errors=True)
             state.folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source / name, draft)
+            copy_folder(source / name, draft)
             shutil.rmtree(state.folder, ignore_errors=True)  # nothing that counts is in it
             draft.rename(state.folder)
         except OSError as error:

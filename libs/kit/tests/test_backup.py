@@ -12,6 +12,7 @@ import pytest
 from sluice_kit import backup
 from sluice_kit.backup import BackupError, State, copy_database
 from sluice_kit.config import ConfigDocument
+from sluice_kit.copying import copy_folder
 from sluice_kit.testing import document_of
 
 
@@ -123,3 +124,18 @@ def test_as_a_program(document: ConfigDocument, tmp_path: Path, capsys: pytest.C
     shutil.rmtree(document.state_dir())
     assert backup.main(["restore", *words]) == 0
     assert notes(document) == ["one"]
+
+
+def test_files_with_holes_come_back_with_holes(document: ConfigDocument, tmp_path: Path) -> None:
+    sparse = document.state_dir() / "notes" / "sparse"
+    sparse.parent.mkdir(exist_ok=True)
+    with sparse.open("wb") as file:
+        file.seek(64 * 1024 * 1024)
+        file.write(b"end")
+    sparse.chmod(0o600)
+    copy_folder(document.state_dir(), tmp_path / "copy")
+    copied = tmp_path / "copy" / "notes" / "sparse"
+    assert copied.stat().st_size == sparse.stat().st_size
+    assert copied.stat().st_mode == sparse.stat().st_mode
+    assert copied.stat().st_blocks == sparse.stat().st_blocks
+    assert copied.read_bytes()[-3:] == b"end"

@@ -9,10 +9,10 @@ from typing import Final
 
 from sluice_kit.backup import State, copy_database
 from sluice_kit.config import ConfigDocument
+from sluice_kit.copying import copy_folder
 from sluice_retrieval.blobs import path_of, tenant_folder
 from sluice_retrieval.config import RetrievalConfig
 from sluice_retrieval.store.base import Generation
-from sluice_retrieval.store.copying import copy_folder
 from sluice_retrieval.store.edge import folder_of
 
 RECORDS: Final = "records.sqlite"

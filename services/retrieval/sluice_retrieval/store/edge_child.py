@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import qdrant_edge as qdrant
 
+from sluice_kit.copying import copy_folder
 from sluice_retrieval.children.runtime import ChildFailure, connect, run
 from sluice_retrieval.store import edge_wire as wire
 from sluice_retrieval.store.base import RRF_K, Hit, Payload, Point, Query
-from sluice_retrieval.store.copying import copy_folder
 
 SPARSE: Final = "bm25"
 DENSE: Final = "dense"

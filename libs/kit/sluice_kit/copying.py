@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Final
 
 _CHUNK: Final = 1 << 30
+_MODE: Final = 0o777
 _UNSUPPORTED: Final = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copies a folder with everything below it. `target` must not exist."""
-    target.mkdir(parents=True)
+    """Copies a folder with everything below it, and who may read it. `target` must not exist. Raises OSError."""
+    target.mkdir(parents=True, mode=0o700)
+    target.chmod(source.stat().st_mode & _MODE)
     for entry in os.scandir(source):
         if entry.is_dir(follow_symlinks=False):
             copy_folder(Path(entry.path), target / entry.name)
@@ -21,7 +23,9 @@ def copy_folder(source: Path, target: Path) -> None:
 
 def _copy_file(source: str, target: Path) -> None:
     with open(source, "rb", buffering=0) as read, open(target, "xb", buffering=0) as write:  # noqa: PTH123 - unbuffered
-        size = os.fstat(read.fileno()).st_size
+        found = os.fstat(read.fileno())
+        os.fchmod(write.fileno(), found.st_mode & _MODE)
+        size = found.st_size
         at = 0
         while at < size:
             start, end = _next_data(read.fileno(), at, size)
