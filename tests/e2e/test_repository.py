@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -18,9 +19,11 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
 from sluice.retrieval.v1.corpus_pb2 import GitSource, LocalSource, PathFilters, Source
 from sluice.task.v1.task_service_pb2 import TASK_STATE_SUCCEEDED
-from sluice_client import NumberedEvent, SluiceClient, question
+from sluice_client import NumberedEvent, SluiceClient, question, repository
 from sluice_kit.errors import SluiceError
 from sluice_kit.testing import Mesh, make_service, mesh, running
+
+from .processes import Up
 
 R = ErrorReason
 BEST_EFFORT = pb.GROUNDING_POLICY_BEST_EFFORT
@@ -73,10 +76,10 @@ def ask(
     policy, corpora = fields.pop("policy", None), fields.pop("corpora", ())
     spec = question(text, model=model)
     git_source = GitSource(url=url, revision=fields.pop("revision", None))
-    repository = pb.Repository(source=Source(git=git_source), files=fields.pop("files", None))
+    wanted = pb.Repository(source=Source(git=git_source), files=fields.pop("files", None))
     if "max_age" in fields:
-        repository.max_age.FromMilliseconds(round(1000 * fields.pop("max_age")))
-    spec.grounding.CopyFrom(pb.Grounding(repository=repository, corpora=corpora, policy=policy))
+        wanted.max_age.FromMilliseconds(round(1000 * fields.pop("max_age")))
+    spec.grounding.CopyFrom(pb.Grounding(repository=wanted, corpora=corpora, policy=policy))
     if "seconds" in fields:
         spec.max_duration.FromMilliseconds(round(1000 * fields.pop("seconds")))
     assert not fields
@@ -271,6 +274,38 @@ async def test_who_may_not_index_may_ask_once_it_is(works: Path, tmp_path: Path)
         assert files(seen) == {"valve.py"}
 
 
+@pytest.mark.slow
+async def test_the_retrieval_service_may_be_killed_meanwhile(tmp_path: Path) -> None:
+    """The task goes on in the next process, and who watches it is answered by the same stream."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(200):
+        text = VALVE.replace("valve", f"valve_{number}") * 20
+        (folder / f"valve_{number}.py").write_text(text)
+    spec = question("open valve_7", model="extractive/quote", repository=repository(str(folder)))
+    up = Up(tmp_path, settings(folder))
+    try:
+        async with SluiceClient(up.address) as client:
+            stream = client.stream_chat(spec)
+            seen: list[Event] = []
+            async for item in stream:
+                seen.append(item.event)
+                if item.kind == "indexing" and item.event.indexing.progress > 0:
+                    assert item.event.indexing.progress < 1
+                    break
+            said = len(up.said)
+            os.kill(up.service("retrieval", "up")["pid"], signal.SIGKILL)
+            up.service("retrieval", "up", after=said)
+            seen += [item.event async for item in stream]
+    finally:
+        assert up.end() == 0
+    told = [event.indexing for event in seen if event.HasField("indexing")]
+    assert len({one.task for one in told}) == 1
+    assert [one.progress for one in told] == sorted(one.progress for one in told)
+    assert next(passage.path for event in seen for passage in event.retrieved.passages) == "valve_7.py"
+    assert seen[-1].HasField("completed")
+
+
 async def test_the_retrieval_service_may_be_started_anew_meanwhile(works: Path, tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/r.sock"
     sections = settings(works, gateway={"retrieval": {"address": address}})
@@ -287,8 +322,13 @@ async def test_the_retrieval_service_may_be_started_anew_meanwhile(works: Path, 
                 if item.kind == "indexing":
                     break
         reading = asyncio.create_task(anext(stream))
+        waiting = client.stream_chat(ask(works))
+        assert (await anext(waiting)).kind == "accepted"
+        impatient = await client.chat(ask(works, policy=BEST_EFFORT))
+        assert impatient.notices[0].metadata["reason"] == "GROUNDING_UNAVAILABLE"
         async with running(make_service("retrieval", up.document), up.document):
             seen += [(await reading).event, *[item.event async for item in stream]]
+            assert [item.kind async for item in waiting][-1] == "completed"
         assert len({event.indexing.task for event in seen if event.HasField("indexing")}) == 1
         assert [event.WhichOneof("kind") for event in seen][-1] == "completed"
         assert seen[-1].completed.attempts

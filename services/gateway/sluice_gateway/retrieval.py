@@ -32,11 +32,12 @@ _AWAY: Final = frozenset({ErrorReason.ERROR_REASON_GROUNDING_UNAVAILABLE, ErrorR
 class Retrieval:
     """Corpora, search and the check of spans, over a channel; `channel` None: there is no retrieval service.
 
-    Every method raises GROUNDING_UNAVAILABLE if nobody answers, else what the service says.
+    Every method raises GROUNDING_UNAVAILABLE if nobody answers, else what the service says. `patient`: where the service
+    cannot be reached, it is waited for and asked again.
     """
 
     def __init__(self, channel: grpc.aio.Channel | None, wait_seconds: float = 0.0) -> None:
-        """`wait_seconds` is how long a patient search waits for a service that is being started."""
+        """`wait_seconds` is how long a patient call waits for a service that is being started."""
         self._channel = channel
         self._wait_seconds = wait_seconds
         self._methods: dict[str, Any] = {}
@@ -56,18 +57,10 @@ class Retrieval:
         )
 
     async def search(self, request: search_pb.SearchRequest, call: Call, *, patient: bool = False) -> Sequence[Passage]:
-        """Returns the passages found. `patient`: where the service cannot be reached, waits for it and asks again."""
-        end = asyncio.get_running_loop().time() + (self._wait_seconds if patient else 0.0)
-        while True:
-            try:
-                passages: Sequence[Passage] = (
-                    await self._ask(f"{_SEARCH}Search", request, call, _SEARCH_SECONDS)
-                ).passages
-            except SluiceError as error:
-                if error.reason not in _AWAY or not await self._is_back(end):
-                    raise
-            else:
-                return passages
+        """Returns the passages found."""
+        response = await self._ask(f"{_SEARCH}Search", request, call, _SEARCH_SECONDS, patient=patient)
+        passages: Sequence[Passage] = response.passages
+        return passages
 
     async def _is_back(self, end: float) -> bool:
         """Waits until the service can be reached again, at most to a time of the loop's clock."""
@@ -94,19 +87,24 @@ class Retrieval:
             states.extend(response.states)
         return states
 
-    async def corpus(self, name: str, call: Call) -> Corpus:
+    async def corpus(self, name: str, call: Call, *, patient: bool = False) -> Corpus:
         """Returns a corpus, by its resource name. Raises NotFoundError."""
         request = corpus_pb.GetCorpusRequest(name=name)
-        corpus: Corpus = (await self._ask(f"{_CORPORA}GetCorpus", request, call, _CORPUS_SECONDS)).corpus
+        response = await self._ask(f"{_CORPORA}GetCorpus", request, call, _CORPUS_SECONDS, patient=patient)
+        corpus: Corpus = response.corpus
         return corpus
 
-    async def create(self, request: corpus_pb.CreateCorpusRequest, call: Call) -> None:
+    async def create(self, request: corpus_pb.CreateCorpusRequest, call: Call, *, patient: bool = False) -> None:
         """Makes a corpus. Raises ALREADY_EXISTS."""
-        await self._ask(f"{_CORPORA}CreateCorpus", request, call, _CORPUS_SECONDS)
+        await self._ask(f"{_CORPORA}CreateCorpus", request, call, _CORPUS_SECONDS, patient=patient)
 
-    async def index(self, request: corpus_pb.IndexCorpusRequest, call: Call) -> str:
-        """Begins to index and returns the name of the task. Raises CORPUS_BUSY, SOURCE_NOT_ALLOWED, NotFoundError."""
-        task: str = (await self._ask(f"{_CORPORA}IndexCorpus", request, call, _CORPUS_SECONDS)).task.name
+    async def index(self, request: corpus_pb.IndexCorpusRequest, call: Call, *, patient: bool = False) -> str:
+        """Begins to index and returns the name of the task. Raises CORPUS_BUSY, SOURCE_NOT_ALLOWED, NotFoundError.
+
+        Where an answer was lost on its way, the one after it is CORPUS_BUSY, which names the same task.
+        """
+        response = await self._ask(f"{_CORPORA}IndexCorpus", request, call, _CORPUS_SECONDS, patient=patient)
+        task: str = response.task.name
         return task
 
     async def watch(self, task: str, after: int, call: Call) -> AsyncGenerator[task_pb.TaskEvent | None]:
@@ -128,7 +126,16 @@ class Retrieval:
         finally:
             stream.cancel()
 
-    async def _ask(self, path: str, request: Message, call: Call, seconds: float) -> Any:
+    async def _ask(self, path: str, request: Message, call: Call, seconds: float, *, patient: bool = False) -> Any:
+        end = asyncio.get_running_loop().time() + (self._wait_seconds if patient else 0.0)
+        while True:
+            try:
+                return await self._ask_once(path, request, call, seconds)
+            except SluiceError as error:
+                if error.reason not in _AWAY or not await self._is_back(end):
+                    raise
+
+    async def _ask_once(self, path: str, request: Message, call: Call, seconds: float) -> Any:
         method = self._methods.get(path)
         if method is None:
             raise _absent()

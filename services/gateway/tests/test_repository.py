@@ -48,18 +48,18 @@ class Scripted(Retrieval):
         self.after: list[int] = []
         self.created: list[str] = []
 
-    async def corpus(self, name: str, call: Call) -> Corpus:
+    async def corpus(self, name: str, call: Call, *, patient: bool = False) -> Corpus:
         if self._corpus is None:
             raise NotFoundError("no such corpus")
         corpus = Corpus(name=name)
         corpus.MergeFrom(self._corpus)
         return corpus
 
-    async def create(self, request: Any, call: Call) -> None:
+    async def create(self, request: Any, call: Call, *, patient: bool = False) -> None:
         self.created.append(request.display_name)
         raise make_error(R.ERROR_REASON_ALREADY_EXISTS, "it exists")
 
-    async def index(self, request: Any, call: Call) -> str:
+    async def index(self, request: Any, call: Call, *, patient: bool = False) -> str:
         made = next(self._tasks, "tasks/ret-1")
         if isinstance(made, Exception):
             raise made

@@ -67,28 +67,29 @@ class Repositories:
         """Returns the corpus to search, once it has an index that is not older than the request wants.
 
         How far that is goes out as `Indexing` events. Where an older index cannot be brought up to date in half of the
-        time that is left, it is taken with a Notice; `patient`: the first index may take all of the time. Raises
+        time that is left, it is taken with a Notice; `patient`: the first index may take all of the time, and a service
+        that cannot be reached is waited for. Raises
         PERMISSION_DENIED for a caller who may not index, else what the task failed with.
         """
         name = corpus_of(repository)
-        corpus = await self._find(name, repository, call)
+        corpus = await self._find(name, repository, call, patient=patient)
         if corpus is not None and self._is_fresh(corpus, repository, call.tenant):
             return name
         left = call.time_remaining()
         limited = call if left is None or (patient and corpus is None) else call.with_timeout(left / 2)
         try:
             authorize(call.identity, _INDEX)
-            await self._index(name, repository, limited, emit)
+            await self._index(name, repository, limited, emit, patient=patient)
         except SluiceError as error:
             if corpus is None:
                 raise
             emit(_outdated(corpus, error))
         return name
 
-    async def _find(self, name: str, repository: Repository, call: Call) -> Corpus | None:
+    async def _find(self, name: str, repository: Repository, call: Call, *, patient: bool) -> Corpus | None:
         """Returns the corpus if it has an index of this repository."""
         try:
-            corpus = await self._retrieval.corpus(name, call)
+            corpus = await self._retrieval.corpus(name, call, patient=patient)
         except NotFoundError:
             return None
         # Whoever may index can index anything into it by its name.
@@ -104,14 +105,14 @@ class Repositories:
         seen = max(corpus.index_time.ToMilliseconds() / 1000, self._looked.get((tenant, corpus.name), 0.0))
         return max_age > 0 and time.time() - seen < max_age
 
-    async def _index(self, name: str, repository: Repository, call: Call, emit: Emit) -> None:
+    async def _index(self, name: str, repository: Repository, call: Call, emit: Emit, *, patient: bool) -> None:
         request = IndexCorpusRequest(name=name, source=repository.source)
         if repository.HasField("files"):
             request.filters.CopyFrom(repository.files)
         for _ in range(_ROUNDS):
             try:
                 # Asked for first, so that a source which is not allowed leaves no empty corpus.
-                task = await self._retrieval.index(request, call)
+                task = await self._retrieval.index(request, call, patient=patient)
             except NotFoundError:
                 await self._create(name, repository, call)
                 continue
@@ -135,7 +136,7 @@ class Repositories:
     async def _create(self, name: str, repository: Repository, call: Call) -> None:
         request = CreateCorpusRequest(corpus_id=name.removeprefix("corpora/"), display_name=_title(repository.source))
         try:
-            await self._retrieval.create(request, call)
+            await self._retrieval.create(request, call, patient=True)
         except SluiceError as error:
             if error.reason != ErrorReason.ERROR_REASON_ALREADY_EXISTS:  # by another request, in this moment
                 raise
