@@ -27,6 +27,7 @@ COMPOSE: Final[dict[str, Any]] = yaml.safe_load(TEXT)
 SERVICES: Final[dict[str, dict[str, Any]]] = COMPOSE["services"]
 OURS: Final = [name for name, one in SERVICES.items() if "build" in one]
 EXAMPLE: Final = (DEPLOY / "compose.env.example").read_text(encoding="utf-8")
+PROGRAMS: Final = find(REDIS)
 SETTINGS: Final = yaml.safe_load((DEPLOY / "compose" / "sluice.yaml").read_text(encoding="utf-8"))
 
 
@@ -146,13 +147,12 @@ exec {server} "$@" --dir {folder} --port 0 --unixsocket {folder}/redis.sock -
 """
 
 
-@pytest.mark.skipif(find(REDIS) is None, reason=f"Redis is not there: {why_not(REDIS)}")
+@pytest.mark.skipif(PROGRAMS is None, reason=f"Redis is not there: {why_not(REDIS)}")
 @pytest.mark.parametrize("where", ["compose", "kubernetes"])
 def test_redis_gets_its_password_where_no_list_of_processes_shows_it(where: str, tmp_path: Path) -> None:
     import redis
 
-    programs = find(REDIS)
-    assert programs is not None
+    assert PROGRAMS is not None
     if where == "compose":
         command = [word.replace("$$", "$") for word in SERVICES["redis"]["command"]]
     else:
@@ -162,9 +162,9 @@ def test_redis_gets_its_password_where_no_list_of_processes_shows_it(where: str,
         (tmp_path / "redis.conf").write_text(settings.replace("/data", str(tmp_path)), encoding="utf-8")
     (tmp_path / "bin").mkdir()
     wrapper = tmp_path / "bin" / "redis-server"
-    wrapper.write_text(WRAPPER.format(folder=tmp_path, server=programs.folder / "redis-server"), encoding="utf-8")
+    wrapper.write_text(WRAPPER.format(folder=tmp_path, server=PROGRAMS.folder / "redis-server"), encoding="utf-8")
     wrapper.chmod(0o755)
-    environment = {**programs.environment, "PATH": f"{wrapper.parent}:/usr/bin:/bin", "REDISCLI_AUTH": "geheim"}
+    environment = {**PROGRAMS.environment, "PATH": f"{wrapper.parent}:/usr/bin:/bin", "REDISCLI_AUTH": "geheim"}
     server = Kept(command, tmp_path, environment)
     try:
         server.wait_for((tmp_path / "redis.sock").exists)
