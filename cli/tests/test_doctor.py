@@ -3,6 +3,7 @@
 import datetime
 import json
 import ssl
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,7 @@ from sluice_cli.checkup import door, local, running
 from sluice_cli.checkup.findings import Finding, Findings, Level
 from sluice_cli.mesh import Target
 from sluice_client import RetryPolicy, SluiceClient
+from sluice_kit.roles import ROLES
 from sluice_kit.testing import Mesh, mesh
 
 from .command import both
@@ -79,8 +81,8 @@ async def test_programs_get_it_as_json(well: Mesh) -> None:
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_clocks_that_differ_are_noticed(well: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = running.time.time
-    monkeypatch.setattr(running.time, "time", lambda: real() + 100.0)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 100.0)
     finding = of(await examined(well.address), "clock")
     assert finding.level is Level.WARN
     assert "100 s behind" in finding.said or "99 s behind" in finding.said
@@ -88,9 +90,9 @@ async def test_clocks_that_differ_are_noticed(well: Mesh, monkeypatch: pytest.Mo
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_mesh_of_another_release_is_noticed(well: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "ROLES", {**running.ROLES, "/sluice.gateway.v1.DreamService/Dream": 1})
+    monkeypatch.setattr(running, "ROLES", {**ROLES, "/sluice.gateway.v1.DreamService/Dream": 1})
     assert of(await examined(well.address), "versions").said.endswith("it has no sluice.gateway.v1.DreamService")
-    fewer = {path: role for path, role in running.ROLES.items() if "UsageService" not in path and "Dream" not in path}
+    fewer = {path: role for path, role in ROLES.items() if "UsageService" not in path and "Dream" not in path}
     monkeypatch.setattr(running, "ROLES", fewer)
     assert of(await examined(well.address), "versions").said.endswith("it has sluice.gateway.v1.UsageService")
 

@@ -76,7 +76,7 @@ async def collecting() -> AsyncIterator[Traces]:
     """Runs a collector for the length of the block."""
     traces = Traces()
     server = grpc.aio.server()
-    rpc.add_TraceServiceServicer_to_server(_Service(traces), server)  # type: ignore[no-untyped-call]  # generated
+    rpc.add_TraceServiceServicer_to_server(_Service(traces), server)
     traces.address = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
     try:

@@ -9,10 +9,12 @@ import logging
 import socket
 import tempfile
 import urllib.request
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import pytest
+from aiohttp import web
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -36,6 +38,36 @@ FAILING: Final = "scripted/text?tokens=9&fault=UPSTREAM_OVERLOADED@4"
 GIVEN: Final = "0af7651916cd43dd8448eb211c80319c"
 
 
+class Vendor:
+    """A vendor that speaks OpenAI's format, and what headers it was sent. It quotes the prompt in its errors."""
+
+    def __init__(self) -> None:
+        self.headers: list[dict[str, str]] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.headers.append(dict(request.headers))
+        asked = await request.json()
+        if asked["model"] == "refuses":
+            return web.json_response({"error": {"message": f"never say {SECRET}", "code": SECRET}}, status=400)
+        chunk = {"id": "1", "model": "answers-1", "choices": [{"index": 0, "delta": {"content": SECRET}}]}
+        end = {"id": "1", "model": "answers-1", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        body = "".join(f"data: {json.dumps(one)}\n\n" for one in (chunk, end)) + "data: [DONE]\n\n"
+        return web.Response(text=body, content_type="text/event-stream")
+
+    @contextlib.asynccontextmanager
+    async def served(self) -> AsyncIterator[str]:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", self.answer)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        finally:
+            await runner.cleanup()
+
+
 class Seen(NamedTuple):
     """What a mesh told while it was used."""
 
@@ -43,6 +75,7 @@ class Seen(NamedTuple):
     metrics: str
     root: trace.SpanContext
     logs: list[str]
+    vendor: Vendor
 
 
 class _Lines(logging.Handler):
@@ -91,6 +124,9 @@ async def _use(client: SluiceClient, folder: Path) -> trace.SpanContext:
     with pytest.raises(SluiceError):
         await client.chat(question(f"Fail with {SECRET}", model="scripted/text?fault=UPSTREAM_AUTHENTICATION"))
     await client.embed("scripted/embed", [SECRET])
+    await client.stream_chat(question(SECRET, model="vendor/answers")).fold()
+    with pytest.raises(SluiceError):
+        await client.stream_chat(question(SECRET, model="vendor/refuses")).fold()
     return span.get_span_context()
 
 
@@ -112,17 +148,19 @@ def seen() -> Seen:
                         "embedder": {"model": "scripted/embed", "dimensions": 256},
                     },
                 }
-                async with collecting() as traces:
-                    settings["telemetry"] = {"metrics": "127.0.0.1:0", "otlp": traces.address}
+                vendor = Vendor()
+                async with collecting() as traces, vendor.served() as url:
+                    settings["telemetry"] = {"metrics": "127.0.0.1:0", "otlp": traces.address, "vendor_trace": True}
+                    settings["providers"]["vendor"] = {"adapter": "openai", "base_url": url, "api_key": SECRET}
                     async with mesh(settings, retrieval=True) as running:
                         recording = telemetry.current()
                         assert isinstance(recording, Recording)
                         assert recording.address is not None
                         async with SluiceClient(running.address) as client:
                             root = await _use(client, Path(folder))
-                        await traces.until("chat cite", "chat echo", "embeddings embed")
+                        await traces.until("chat cite", "chat echo", "embeddings embed", "chat refuses")
                         metrics = await scrape(recording.address)
-                return Seen(traces, metrics, root, lines.lines)
+                return Seen(traces, metrics, root, lines.lines, vendor)
         finally:
             logging.getLogger("sluice_gateway").removeHandler(lines)
             logging.getLogger("sluice_kit").removeHandler(lines)
@@ -156,6 +194,17 @@ def test_a_vendors_span_says_what_was_asked_and_what_it_took(seen: Seen) -> None
     assert said["gen_ai.request.model"] == said["gen_ai.response.model"] == "cite"
     assert said["gen_ai.usage.input_tokens"] > 0
     assert said["gen_ai.usage.output_tokens"] > 0
+
+
+def test_a_vendor_is_sent_the_trace_if_it_may_be_and_its_words_stay_out_of_it(seen: Seen) -> None:
+    answered, refused = seen.traces.named("chat answers"), seen.traces.named("chat refuses")
+    told = [headers["traceparent"].split("-")[1:3] for headers in seen.vendor.headers]
+    assert told == [[span.trace_id.hex(), span.span_id.hex()] for span in (answered, refused)]
+    assert values(answered.attributes)["gen_ai.response.model"] == "answers-1"
+    assert values(answered.attributes)["gen_ai.provider.name"] == "openai"
+    assert values(refused.attributes)["error.type"] == "UPSTREAM_INVALID_ARGUMENT"
+    assert not refused.status.message
+    assert not refused.events
 
 
 def test_what_fails_is_named_by_its_reason_and_what_takes_over_is_an_event(seen: Seen) -> None:

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit import telemetry
 from sluice_kit.call import Call, current_call
 from sluice_kit.channels import Calling, outgoing, trace_headers
@@ -167,7 +169,7 @@ async def test_a_span_passes_its_context_on_and_names_failures_by_their_reason()
         assert seen.attributes["error.type"] == "ValueError"
         assert not seen.events
         assert seen.status.description is None
-        failure = make_error(4, "the message stays here")
+        failure = make_error(ErrorReason.ERROR_REASON_PERMISSION_DENIED, "the message stays here")
         with pytest.raises(type(failure)), span.client("/x.Y/Other") as part:
             raise failure
         assert part._span.attributes["error.type"] == "PERMISSION_DENIED"  # type: ignore[attr-defined]  # as above
@@ -182,7 +184,13 @@ async def test_a_span_passes_its_context_on_and_names_failures_by_their_reason()
 
 async def test_none_of_the_traces_is_recorded_at_a_ratio_of_zero() -> None:
     on = recording(otlp="http://127.0.0.1:1", sample_ratio=0.0)
-    assert isinstance(on.served("/x.Y/Z", ()), PassedOn)
+    span = on.served("/x.Y/Z", (("traceparent", "nonsense"),))
+    assert isinstance(span, PassedOn)
+    assert span.headers[0][1].startswith(f"00-{span.trace_id}-")
+    assert span.headers[0][1].endswith("-00")
+    given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    on.served("/x.Y/Z", (("traceparent", given),)).end()  # its caller has decided otherwise
+    assert not isinstance(on.served("/x.Y/Z", (("traceparent", given),)), PassedOn)
     async with on.running():
         pass
 
@@ -192,9 +200,9 @@ async def test_calls_are_counted_by_the_code_they_end_with() -> None:
         on = telemetry.current()
         assert isinstance(on, Recording)
         async with grpc.aio.insecure_channel(running.address) as channel:
-            path = "/sluice.gateway.v1.ChatService/GetResponse"
+            method: Any = channel.unary_unary("/sluice.gateway.v1.ChatService/GetResponse")
             with pytest.raises(grpc.aio.AioRpcError):
-                await channel.unary_unary(path)(b"")
+                await method(b"")
         text = await scrape(on)
     assert (
         'rpc_duration_seconds_count{code="INVALID_ARGUMENT",method="sluice.gateway.v1.ChatService/GetResponse"} 1'

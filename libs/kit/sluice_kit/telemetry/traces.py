@@ -6,6 +6,8 @@ outlives the call that asked for it. The SDK's environment variables are not rea
 
 import logging
 import os
+import random
+import re
 import socket
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceS
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span as Recorded
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
+_TRACEPARENT: Final = re.compile(
+    "[0-9a-f]{2}-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-(?P<flags>[0-9a-f]{2})(?:-.*)?"
+)
 _EXPORT_SECONDS: Final = 4.0
 """How long one batch may be tried for. Stopping waits for it."""
 _DELAY_MS: Final = 1000
@@ -74,10 +79,11 @@ class Tracer:
             max_export_batch_size=_BATCH,
             export_timeout_millis=_EXPORT_SECONDS * 1000,
         )
+        self._ratio = config.sample_ratio
         # A full queue is logged for every span.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(config.sample_ratio)),
+            sampler=ALWAYS_ON,
             resource=Resource({**attributes, **config.attributes}),
             shutdown_on_exit=False,
             span_limits=_LIMITS,
@@ -89,18 +95,26 @@ class Tracer:
     def served(self, path: str, metadata: Iterable[tuple[str, str | bytes]]) -> Span:
         """Begins the span of a call that is served: in its caller's trace if it brings one, else in a new one."""
         carrier = {key: value for key, value in metadata if key in TRACE_KEYS and isinstance(value, str)}
-        parent = _PROPAGATOR.extract(carrier) if carrier else Context()
-        return self._begin(path, parent, SpanKind.SERVER, _rpc(path))
+        given = _TRACEPARENT.fullmatch(carrier.get("traceparent", ""))
+        if given is None:
+            return self._first(path, SpanKind.SERVER, _rpc(path))
+        if not int(given["flags"], 16) & TraceFlags.SAMPLED:
+            return PassedOn(given["trace"], tuple(carrier.items()))
+        return self._begin(path, _PROPAGATOR.extract(carrier), SpanKind.SERVER, _rpc(path))
 
     def root(self, name: str, attributes: Attributes) -> Span:
         """Begins a trace."""
-        return self._begin(name, Context(), SpanKind.INTERNAL, attributes)
+        return self._first(name, SpanKind.INTERNAL, attributes)
 
-    def _begin(self, name: str, parent: Any, kind: SpanKind, attributes: Attributes) -> Span:
-        span = self._tracer.start_span(name, parent, kind, dict(attributes))
-        if span.is_recording():
-            return _RecordedSpan(self._tracer, span)
-        return PassedOn(f"{span.get_span_context().trace_id:032x}", _headers(span))
+    def _first(self, name: str, kind: SpanKind, attributes: Attributes) -> Span:
+        # Decided here and not by the SDK, which takes as long for a span that is not recorded as for one that is.
+        if random.random() >= self._ratio:  # no secret
+            trace_id = f"{random.getrandbits(128):032x}"
+            return PassedOn(trace_id, (("traceparent", f"00-{trace_id}-{random.getrandbits(64) | 1:016x}-00"),))
+        return self._begin(name, Context(), kind, attributes)
+
+    def _begin(self, name: str, parent: Context, kind: SpanKind, attributes: Attributes) -> Span:
+        return _RecordedSpan(self._tracer, self._tracer.start_span(name, parent, kind, dict(attributes)))
 
     def close(self) -> None:
         """Sends what is left, for seconds at most. Waits, so not on the event loop."""
