@@ -166,6 +166,8 @@ async def test_an_answer_without_its_form_fails_and_counts_as_such(start: Any, a
         good = await client.stream(ask(GOOD, response_format=by_schema()))
         assert good.error is None
         assert good.text == ADA
+        pattern = {"properties": {"name": {"pattern": "^A"}}}
+        assert (await client.stream(ask(GOOD, response_format=by_schema(pattern)))).error is None
         bad = await client.stream(ask('scripted/json?value={"name":"Ada","x":"word"}', response_format=by_schema()))
         assert bad.error is not None
         assert bad.error.reason == R.ERROR_REASON_OUTPUT_INVALID
@@ -176,12 +178,14 @@ async def test_an_answer_without_its_form_fails_and_counts_as_such(start: Any, a
         assert words.error is not None
         assert words.error.metadata["keyword"] == "json"
         assert words.text == "no JSON at all"  # what was sent stays, and all of it was sent
-        refused = await client.stream(ask(GOOD, response_format=by_schema({"$ref": "http://127.0.0.1:9/x"})))
-        assert refused.error is not None
-        assert refused.error.reason == R.ERROR_REASON_INVALID_REQUEST
-        assert refused.events == []
+        for schema in ({"$ref": "http://127.0.0.1:9/x"}, {"pattern": "("}):
+            refused = await client.stream(ask(GOOD, response_format=by_schema(schema)))
+            assert refused.error is not None
+            assert refused.error.reason == R.ERROR_REASON_INVALID_REQUEST
+            assert refused.events == []
         rows = sorted(await client.rows("attempts"), key=lambda row: row["key"])
         assert [(row["outcome"], row["reason"]) for row in rows] == [
+            ("completed", ""),
             ("completed", ""),
             ("failed", "OUTPUT_INVALID"),
             ("failed", "OUTPUT_INVALID"),

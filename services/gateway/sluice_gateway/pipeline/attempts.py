@@ -32,7 +32,6 @@ from sluice_gateway.pipeline.midstream import (
     policy_of,
     tokens_left,
 )
-from sluice_gateway.pipeline.needs import lacking
 from sluice_gateway.pipeline.prompts import Template
 from sluice_gateway.pipeline.relay import Relay
 from sluice_gateway.pipeline.retry import FALL_BACK_ON, LEAST_SECONDS, UNAVAILABLE, wait_before_retry
@@ -269,11 +268,9 @@ class Attempts:
         Returns whether there is anything in the list now.
         """
         default, self._default = self._default, ()
-        needs = self._job.needs
-        able = [target for target in default if lacking(self._means.catalog, target, needs) is None]
-        if not able or not all(self._is_unavailable(record) for record in self.records):
+        if not default or not all(self._is_unavailable(record) for record in self.records):
             return False
-        self._targets.extend(able)
+        self._targets.extend(default)
         self._substituted = _CIRCUIT_OPEN if self._failure is None else self._failure.reason
         return True
 

@@ -25,6 +25,8 @@ _MAX_STEPS: Final = 250_000_000
 """Characters of an answer times objects of its schema: about a second at the worst."""
 _STEPS_ON_LOOP: Final = 200_000
 """What is smaller is checked at once; what may take longer, in a thread."""
+_COMPILED_ON_LOOP: Final = 4096
+"""Characters of a schema that is compiled at once; larger ones, and those with patterns, are compiled in a thread."""
 _STEPS_LOCATED: Final = 2_000_000
 """Where it breaks its schema is looked for in what is smaller."""
 _LENGTH: Final = FinishReason.FINISH_REASON_LENGTH
@@ -56,13 +58,14 @@ class Form:
         return None if self._schema is None else self._schema.check(value, locate=steps <= _STEPS_LOCATED)
 
 
-def form_of(spec: ChatSpec) -> Form | None:
+async def form_of(spec: ChatSpec) -> Form | None:
     """Returns the form that a request asks for, None for free text. Raises InvalidRequestError for a bad schema."""
-    if not spec.HasField("response_format"):
-        return None
     match spec.response_format.WhichOneof("kind"):
         case "json_schema":
-            return Form(Schema(spec.response_format.json_schema.schema_json))
+            text = spec.response_format.json_schema.schema_json
+            if len(text) <= _COMPILED_ON_LOOP and "attern" not in text:
+                return Form(Schema(text))
+            return Form(await asyncio.to_thread(Schema, text))
         case "json":
             return Form(None)
         case _:

@@ -41,6 +41,9 @@ class Ranking:
             plan = replace(plan, targets=self.ranked(plan.targets[: plan.own], limits, spec) + plan.targets[plan.own :])
         if not needs:
             return plan
+        if plan.default:
+            default = (target for target in plan.default if lacking(self._catalog, target, needs) is None)
+            plan = replace(plan, default=tuple(default))
         lacks = {index: lacking(self._catalog, target, needs) for index, target in enumerate(plan.targets)}
         able = tuple(target for index, target in enumerate(plan.targets) if lacks[index] is None)
         if not able:

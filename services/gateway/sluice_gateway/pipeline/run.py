@@ -22,7 +22,7 @@ from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.attempts import Attempts, Means
 from sluice_gateway.pipeline.budget import Budget
-from sluice_gateway.pipeline.form import Form
+from sluice_gateway.pipeline.form import Form, form_of
 from sluice_gateway.pipeline.ground import Grounder
 from sluice_gateway.pipeline.needs import Need
 from sluice_gateway.pipeline.plan import Plan
@@ -123,6 +123,8 @@ class Pipeline:
         """Makes the answer and returns its last events, up to `Completed`."""
         spec, plan = job.spec, job.plan
         plan = self._ranking.choose(plan, spec, job.needs)
+        if spec.HasField("response_format"):
+            job = replace(job, form=await form_of(spec))
         grounded = spec.HasField("grounding")
         cached = self._cache.lookup(spec, plan, response.tenant)
         standings = self.standings

@@ -25,7 +25,7 @@ MAX_NESTED_UNEVALUATED: Final = 4
 """Each of them within another one triples the work."""
 CHECK_SECONDS: Final = 1.0
 """Longest that the guard stays open."""
-_PATTERN_BYTES: Final = 1024 * 1024
+_PATTERN_BYTES: Final = 256 * 1024
 """Most memory that a compiled pattern takes."""
 _BACKTRACKS: Final = 100_000
 _GUARD: Final = "sluice:guard"

@@ -12,7 +12,6 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.conversations.conversations import Conversations
-from sluice_gateway.pipeline.form import form_of
 from sluice_gateway.pipeline.needs import needs_of
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
@@ -122,7 +121,7 @@ class Responses:
     def open(self, method: str, request_id: str, spec: ChatSpec, call: Call) -> Response:
         """Returns the response to a request: a new one that runs, or that of an earlier request with the same id.
 
-        Raises REQUEST_ID_REUSED, TOO_MANY_IN_FLIGHT, MODEL_NOT_FOUND, INVALID_REQUEST or CONVERSATION_BUSY.
+        Raises REQUEST_ID_REUSED, TOO_MANY_IN_FLIGHT, MODEL_NOT_FOUND or CONVERSATION_BUSY.
         """
         key = (call.tenant, method, request_id.lower())
         fingerprint = b""
@@ -141,7 +140,6 @@ class Responses:
         self._admit(call.tenant)
         with call.span.child("plan"):
             plan = self._planner.plan_answer(spec.model, spec.fallbacks)
-            form = form_of(spec)
         talk = self._conversations.enter(call.tenant, spec) if spec.conversation else None
         key_of_row = self._ledger.new_key()
         response = Response(
@@ -171,7 +169,7 @@ class Responses:
         ends = asyncio.get_running_loop().time() + duration
         own = Call(call.method, call.identity, ends, call.metadata, response.span)
         whole, needs = method == "Chat", needs_of(spec)
-        job = Job(method, request_id, spec, plan, own, whole=whole, talk=talk, form=form, needs=needs)
+        job = Job(method, request_id, spec, plan, own, whole=whole, talk=talk, needs=needs)
         work = self._run(response, job) if self._store is None else self._make(self._store, response, job)
         task = asyncio.get_running_loop().create_task(work)
         # A task that is cancelled before its first step never enters its coroutine.
