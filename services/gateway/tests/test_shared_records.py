@@ -10,12 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, update
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
 from sluice_gateway.records.instances import Home
-from sluice_gateway.records.schema import SLOTS, Keys, attempts, responses
+from sluice_gateway.records.schema import SLOTS, Keys, attempts, metadata, responses
 from sluice_kit.config import ConfigError
 from sluice_kit.errors import SluiceError
 from sluice_kit.testing import document_of, make_service, running
@@ -191,12 +193,18 @@ async def test_two_sweep_at_once(gateways: Any, ask: Any) -> None:
     assert await clients[0].rows("responses") == await clients[1].rows("attempts") == []
 
 
-async def test_tables_of_a_newer_program_are_refused(gateways: Any, start: Any, postgres_url: str) -> None:
+async def test_tables_are_as_they_are_used_and_those_of_a_newer_program_refused(
+    gateways: Any, start: Any, postgres_url: str
+) -> None:
     await gateways()
     engine = create_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE records_version SET version = version + 1")
+        ours = {"include_name": lambda name, kind, _: kind != "table" or name in metadata.tables}  # not conversations'
+        context = MigrationContext.configure(connection, opts={"version_table": "gateway_version", **ours})
+        different = compare_metadata(context, metadata)
+        connection.exec_driver_sql("UPDATE gateway_version SET version_num = '9999'")
     engine.dispose()
+    assert different == []
     with pytest.raises(ConfigError, match="newer version"):
         async with start({"records": {"url": postgres_url}}):
             pass

@@ -10,10 +10,11 @@ from sqlalchemy.pool import NullPool
 
 from sluice_gateway.config import RecordsConfig
 from sluice_gateway.records.left import end_all, free_ids
-from sluice_gateway.records.migrate import prepare
+from sluice_gateway.records.migrate import STEPS
 from sluice_gateway.records.url import SETTING, SQLITE, records_url
 from sluice_gateway.records.writer import RecordWriter, Writer
 from sluice_kit.config import ConfigDocument, ConfigError
+from sluice_kit.tables import prepare
 
 _LOCKED_SECONDS: Final = 2.0
 
@@ -71,7 +72,8 @@ class FileDatabase:
             f"sqlite:///{path}", paramstyle="named", poolclass=NullPool, connect_args={"check_same_thread": False}
         )
         event.listen(self.engine, "connect", _pragmas)
-        prepare(self.engine, str(path))
+        with self.engine.begin() as connection:
+            prepare(connection, STEPS, str(path))
         self.reading: Engine = create_engine("sqlite://", creator=lambda: _open(path), poolclass=NullPool)
         self.writer: RecordWriter = Writer(self.engine)
 

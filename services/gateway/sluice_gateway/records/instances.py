@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, cast, delete, func
 from sqlalchemy.dialects.postgresql import insert
 
 from sluice_gateway.records.left import end_left, free_ids
-from sluice_gateway.records.migrate import lock
+from sluice_gateway.records.migrate import STEPS
 from sluice_gateway.records.schema import SLOTS, instances
 from sluice_kit.ids import new_uuid
 
@@ -59,7 +59,7 @@ class Instance:
 
     def join(self, connection: Connection) -> int:
         """Takes a place among the gateways, and ends what the one before in this home left. Returns its slot."""
-        lock(connection)
+        _lock(connection)
         before = delete(instances).where(instances.c.home == self._home.id, instances.c.id != self.id)
         if connection.execute(before).rowcount:
             _tell(end_left(connection))
@@ -78,13 +78,18 @@ class Instance:
 
     def look(self, connection: Connection) -> None:
         """Ends what gateways left whose lease is over."""
-        lock(connection)
+        _lock(connection)
         connection.execute(delete(instances).where(instances.c.until_ns < _NOW_NS, instances.c.id != self.id))
         _tell(end_left(connection))
 
     def leave(self, connection: Connection) -> None:
         """Gives its place up, after all it had to write."""
         connection.execute(delete(instances).where(instances.c.id == self.id))
+
+
+def _lock(connection: Connection) -> None:
+    """Makes every other gateway that comes, goes or looks wait until the transaction ends."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": STEPS.lock})
 
 
 def _tell(ended: int) -> None:

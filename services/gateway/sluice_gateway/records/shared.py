@@ -14,10 +14,11 @@ from sqlalchemy.pool import NullPool
 
 from sluice_gateway.config import RecordsConfig
 from sluice_gateway.records.instances import Home, Instance
-from sluice_gateway.records.migrate import prepare
+from sluice_gateway.records.migrate import STEPS
 from sluice_gateway.records.postgres import PostgresWriter
 from sluice_gateway.records.writer import RecordWriter, unavailable
 from sluice_kit.errors import SluiceError
+from sluice_kit.tables import prepare
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,8 @@ class SharedDatabase:
                 self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
     def _prepare(self) -> None:
-        prepare(self.engine, self._url.render_as_string(hide_password=True))
+        with self.engine.begin() as connection:
+            prepare(connection, STEPS, self._url.render_as_string(hide_password=True))
 
     async def _join(self) -> None:
         self._on_slot(await self._run(lambda: self._in_transaction(self._place.join)))
