@@ -38,8 +38,10 @@ def renderer() -> list[str] | None:
     built = ROOT / "build" / "tools" / "kustomize"
     go = shutil.which("go")
     if go is not None and not built.exists():
-        environment = dict(os.environ, GOBIN=str(built.parent), GOFLAGS="-trimpath -buildvcs=false")
-        subprocess.run([go, "install", _MODULE], cwd=os.sep, env=environment, check=True)
+        environment = dict(os.environ, GOBIN=str(built.parent), GOFLAGS="-trimpath -buildvcs=false", CGO_ENABLED="0")
+        ended = subprocess.run([go, "install", _MODULE], cwd=os.sep, env=environment, check=False)
+        if ended.returncode != 0:
+            print("manifests: kustomize could not be built; Go says why above", file=sys.stderr)
     return [str(built), "build"] if built.exists() else None
 
 

@@ -28,14 +28,18 @@ from .manifests import (
 from .policies import violations
 from .schemas import mistake
 
-RENDERER = scripts.renderer()
-rendering = pytest.mark.skipif(
-    RENDERER is None,
-    reason="neither kustomize nor kubectl nor Go is on PATH; what is committed as rendered is tested all the same",
-)
 KUSTOMIZATIONS = sorted(FOLDER.rglob("kustomization.yaml"))
 NO_PROCESS = {"scripted"}
 """Adapters that no deployment has: tests speak to it."""
+
+
+@pytest.fixture(scope="module")
+def renderer() -> list[str]:
+    """What renders a folder. Without one, what is committed as rendered is tested all the same."""
+    found: list[str] | None = scripts.renderer()
+    if found is None:
+        pytest.skip("there is neither kustomize nor kubectl on PATH, nor a Go that can build kustomize")
+    return found
 
 
 def name_of(path: Path) -> str:
@@ -117,21 +121,17 @@ def test_the_alerts_of_the_cluster_are_those_of_the_page() -> None:
     assert rule["spec"] == yaml.safe_load(scripts.ALERTS.read_text(encoding="utf-8"))
 
 
-@rendering
 @pytest.mark.parametrize("name", scripts.OVERLAYS)
-def test_what_is_committed_as_rendered_is_what_is_rendered(name: str) -> None:
-    assert RENDERER is not None
+def test_what_is_committed_as_rendered_is_what_is_rendered(name: str, renderer: list[str]) -> None:
     text = (scripts.RENDERED / f"{name}.yaml").read_text(encoding="utf-8")
-    assert read(scripts.render(RENDERER, FOLDER / "overlays" / name)) == read(text), "run `make manifests`"
+    assert read(scripts.render(renderer, FOLDER / "overlays" / name)) == read(text), "run `make manifests`"
 
 
-@rendering
 @pytest.mark.parametrize("components", combinations(), ids=lambda names: "+".join(names) or "none")
-def test_components_go_together(components: tuple[str, ...], tmp_path: Path) -> None:
-    assert RENDERER is not None
+def test_components_go_together(components: tuple[str, ...], renderer: list[str], tmp_path: Path) -> None:
     for part in ("base", "components"):
         shutil.copytree(FOLDER / part, tmp_path / part)
-    found = combined(RENDERER, components, tmp_path / "combined")
+    found = combined(renderer, components, tmp_path / "combined")
     assert [wrong for one in found.manifests if (wrong := mistake(one))] == []
     if "autoscaling" not in components or "postgres" in components:  # else its volume keeps the gateway to one
         assert violations(found) == []
@@ -139,11 +139,9 @@ def test_components_go_together(components: tuple[str, ...], tmp_path: Path) -> 
     assert names & {"qdrant", "postgres", "redis"} == set(components) & {"qdrant", "postgres", "redis"}
 
 
-@rendering
-def test_what_cannot_be_rendered_is_an_error(tmp_path: Path) -> None:
-    assert RENDERER is not None
+def test_what_cannot_be_rendered_is_an_error(renderer: list[str], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="kustomization"):
-        scripts.render(RENDERER, tmp_path)
+        scripts.render(renderer, tmp_path)
 
 
 def test_the_check_finds_mistakes() -> None:
