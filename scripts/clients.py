@@ -28,8 +28,8 @@ class Client:
 
     name: str
     title: str
-    tools: tuple[tuple[str, tuple[str, ...], int, str], ...]
-    """What it needs: a command, its arguments that print its version, the least major version, and where it is from."""
+    tools: tuple[tuple[str, tuple[str, ...], tuple[int, int], str], ...]
+    """What it needs: a command, its arguments that print its version, the least version, and what it is called."""
     build: tuple[tuple[str, ...], ...]
     test: tuple[tuple[str, ...], ...]
     runner: tuple[str, ...]
@@ -44,7 +44,7 @@ CLIENTS: Final = (
     Client(
         "go",
         "Go",
-        (("go", ("env", "GOVERSION"), 1, "Go 1.26 or newer"),),
+        (("go", ("env", "GOVERSION"), (1, 26), "Go 1.26 or newer"),),
         (("go", "generate"), ("go", "build", "-o", "bin/", "./conformance", "./quickstart")),
         (("go", "vet", ".", "./conformance", "./quickstart"), ("go", "test", ".")),
         ("bin/conformance",),
@@ -53,8 +53,8 @@ CLIENTS: Final = (
         "typescript",
         "TypeScript",
         (
-            ("node", ("--version",), 20, "Node.js 20 or newer"),
-            ("npm", ("--version",), 9, "npm 9 or newer, which comes with Node.js"),
+            ("node", ("--version",), (20, 0), "Node.js 20 or newer"),
+            ("npm", ("--version",), (9, 0), "npm 9 or newer, which comes with Node.js"),
         ),
         (
             ("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"),
@@ -67,8 +67,8 @@ CLIENTS: Final = (
         "java",
         "Java",
         (
-            ("javac", ("-version",), 17, "a JDK of Java 17 or newer"),
-            ("mvn", ("--version",), 3, "Maven 3.8 or newer"),
+            ("javac", ("-version",), (17, 0), "a JDK of Java 17 or newer"),
+            ("mvn", ("--version",), (3, 8), "Maven 3.8 or newer"),
         ),
         (("mvn", *_QUIET, "package", "-DskipTests"),),
         (("mvn", *_QUIET, "surefire:test"),),
@@ -89,7 +89,7 @@ def missing(client: Client) -> str | None:
             return f"{title} is not installed"
         said = subprocess.run([command, *arguments], check=False, capture_output=True, text=True)
         found = re.search(r"(\d+)\.(\d+)", said.stdout + said.stderr)
-        if found is None or int(found[1]) < least:
+        if found is None or (int(found[1]), int(found[2])) < least:
             return f"{title} is needed, this is {(said.stdout + said.stderr).strip()[:60] or 'unknown'}"
     return None
 

@@ -36,7 +36,7 @@ def main() -> int:
     if unknown := sorted(set(options.clients) - set(known)):
         parser.error(f"there is no client {', '.join(unknown)}")
     began = time.monotonic()
-    commands = {} if options.cases else {PYTHON: PYTHON_RUNNER}
+    commands: dict[str, tuple[str, ...]] = {} if options.cases else {PYTHON: PYTHON_RUNNER}
     lacking: dict[str, str] = {}
     broken = []
     for client in CLIENTS:

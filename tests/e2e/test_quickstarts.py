@@ -7,7 +7,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,29 +19,20 @@ from scripts.clients import CLIENTS, missing
 from .console import ROOT, RunningMesh, blocks, running_mesh
 
 QUESTION = "When does the sluice open?"
-needs_node = pytest.mark.skipif(shutil.which("npm") is None, reason="Node is not installed")
+
+
+def _lacking(name: str) -> str:
+    """Why a client cannot be built; empty if it can."""
+    return next((missing(client) or "" for client in CLIENTS if client.name == name), "there is no such client")
+
+
+NODE_IS_MISSING = _lacking("typescript")
+needs_node = pytest.mark.skipif(NODE_IS_MISSING != "", reason=NODE_IS_MISSING or "Node is there")
+GO_IS_MISSING = _lacking("go")
+needs_go = pytest.mark.skipif(GO_IS_MISSING != "", reason=GO_IS_MISSING or "Go is there")
 needs_maven = pytest.mark.skipif(
     "SLUICE_TEST_CLIENTS" not in os.environ, reason="Maven compiles for a minute: `make test-clients` runs it"
 )
-
-
-def _go_is_missing() -> str:
-    """Why the Go client cannot be built; empty if it can."""
-    if shutil.which("go") is None:
-        return "Go is not installed"
-    wanted = re.search(
-        r"^go (\d+)\.(\d+)", (ROOT / "clients" / "go" / "go.mod").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    told = subprocess.run(["go", "env", "GOVERSION"], check=False, capture_output=True, text=True).stdout
-    found = re.match(r"go(\d+)\.(\d+)", told)
-    assert wanted
-    if found is None or tuple(map(int, found.groups())) < tuple(map(int, wanted.groups())):
-        return f"Go is too old: {told.strip() or 'unknown'}, where {wanted[0]} is needed"
-    return ""
-
-
-GO_IS_MISSING = _go_is_missing()
-needs_go = pytest.mark.skipif(GO_IS_MISSING != "", reason=GO_IS_MISSING or "Go is there")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +97,7 @@ def test_go(mesh: RunningMesh) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # the first time, everything is fetched and compiled
 def test_java(mesh: RunningMesh) -> None:
-    if lacking := next(filter(None, map(missing, (client for client in CLIENTS if client.name == "java"))), None):
+    if lacking := _lacking("java"):
         pytest.skip(f"the Java client cannot be built: {lacking}")
     quickstart(mesh, "java")
     check_client(

@@ -44,6 +44,11 @@ def test_without_its_tools_a_client_is_left_out_and_the_tool_is_named(
     capsys.readouterr()
     assert clients.main(["typescript"]) == 1
     assert "Node.js 20 or newer is needed, this is v18.19.0" in capsys.readouterr().out
+    go = tmp_path / "go"
+    go.write_text("#!/bin/sh\necho go1.22.1\n", encoding="utf-8")
+    go.chmod(0o755)
+    assert clients.main(["go"]) == 1
+    assert "Go 1.26 or newer is needed, this is go1.22.1" in capsys.readouterr().out
 
 
 def test_an_unknown_client_is_refused(clients: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
