@@ -390,7 +390,7 @@ class Grounding(_message.Message):
     policy: Global___GroundingPolicy.ValueType
     """What happens without retrieval. Unset: REQUIRED."""
     query: _builtins.str
-    """What to search for. Unset: the text of the last user message."""
+    """What to search for. Unset: the text of the last user message, and where that says little, of those before it."""
     @_builtins.property
     def corpora(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Resource names of corpora, `corpora/{id}`. At most 16; at least one, unless a repository is named."""
