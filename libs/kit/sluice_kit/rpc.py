@@ -142,7 +142,7 @@ class Dispatcher:
 
         async def handle(request: Any, context: Context) -> Any:
             task = self._enter()
-            served = rpc.begins(context.invocation_metadata())
+            served = rpc.begins(context)
             try:
                 call = self._open(path, context, served)
                 if check:
@@ -167,7 +167,7 @@ class Dispatcher:
 
         async def handle(request: Any, context: Context) -> None:
             task = self._enter()
-            served = rpc.begins(context.invocation_metadata())
+            served = rpc.begins(context)
             try:
                 call = self._open(path, context, served)
                 if check:

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sluice_kit.telemetry.spans import NO_SPAN, NOTHING, Attributes, Span
 
@@ -38,8 +38,8 @@ class Rpc:
 
     __slots__ = ()
 
-    def begins(self, metadata: Iterable[tuple[str, str | bytes]]) -> Served:
-        """Is told that a call begins; whoever tells calls `ended` at its end."""
+    def begins(self, context: Any) -> Served:
+        """Is told that a call begins, with its grpc.aio.ServicerContext; whoever tells calls `ended` at its end."""
         return _NOTHING_SERVED
 
 

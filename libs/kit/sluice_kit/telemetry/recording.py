@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from sluice_kit.telemetry import table
 from sluice_kit.telemetry.base import AttemptEnd, Reading, Rpc, Served, Telemetry, version
@@ -39,6 +39,7 @@ class Recording(Telemetry):
             from sluice_kit.telemetry.traces import Tracer
 
             self._tracer = Tracer(config, service, integration, self._metrics)
+        self.traces = self._tracer is not None
         self._targets = Targets()
         self.address: str | None = None
         """Where metrics are served, once they are."""
@@ -158,8 +159,10 @@ class _Rpc(Rpc):
         if found is not None:
             self.in_flight, self.by_code = found[0], _Found(found[1])
 
-    def begins(self, metadata: Iterable[tuple[str, str | bytes]]) -> Served:
-        return _Served(self, self.telemetry.served(self.path, metadata))
+    def begins(self, context: Any) -> Served:
+        if not self.telemetry.traces:
+            return _Served(self, NO_SPAN)
+        return _Served(self, self.telemetry.served(self.path, context.invocation_metadata()))
 
 
 class _Found(dict[str, Buckets]):
