@@ -58,7 +58,7 @@ class Lookup:
     def find(self, template: Template | None, passages: Sequence[Passage]) -> Entry | None:
         """Returns a kept answer. To be called once, when the passages are known."""
         self._key = self._key_of(template, passages)
-        if self._spec.cache == CachePolicy.CACHE_POLICY_REFRESH:
+        if self._spec.cache == _REFRESH:
             return None
         return self._store.get(self._key)
 
@@ -72,7 +72,7 @@ class Lookup:
         if entry is not None:
             return entry
         self._mine = self._making.begin(self._key)
-        if self._mine or self._spec.cache == CachePolicy.CACHE_POLICY_REFRESH:
+        if self._mine or self._spec.cache == _REFRESH:
             return None
         # Never longer than for a first token, and there must be time left to make it.
         left = call.time_remaining()
@@ -159,7 +159,7 @@ class AnswerCache:
     def lookup(self, spec: ChatSpec, plan: Plan, tenant: str) -> Lookup | None:
         """Returns how to look up a request; None if it does not want that, or goes on with a conversation."""
         policy = spec.cache
-        wanted = plan.limits.cache if policy == CachePolicy.CACHE_POLICY_UNSPECIFIED else policy != _OFF
+        wanted = plan.limits.cache if policy == _UNSPECIFIED else policy != _OFF
         if not wanted or not self._config.total_bytes:
             return None
         if any(field.name == "conversation" for field, _ in spec.ListFields()):
@@ -167,7 +167,10 @@ class AnswerCache:
         return Lookup(self.store, self._making, self._config, plan, spec, tenant)
 
 
+# Looked up once: the enums of protobuf resolve a name anew each time.
 _OFF: Final = CachePolicy.CACHE_POLICY_OFF
+_REFRESH: Final = CachePolicy.CACHE_POLICY_REFRESH
+_UNSPECIFIED: Final = CachePolicy.CACHE_POLICY_UNSPECIFIED
 
 
 def completed_from(entry: Entry) -> Completed:

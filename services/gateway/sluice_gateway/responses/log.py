@@ -23,6 +23,8 @@ MAX_MESSAGE_BYTES = 64 * 1024
 """Batches are joined into messages of about this size, at most."""
 _LOOSE: Final = 64
 """So many of the newest batches are kept as they came; then the older half of them is joined."""
+_FEW: Final = 8
+"""So many are not worth joining."""
 _JOINED_BYTES: Final = 16 * 1024
 """Batches are joined in memory up to this size; a resume that begins within one parses it."""
 
@@ -90,7 +92,8 @@ class ResponseLog:
 
     def close(self) -> None:
         """Is called when nothing more will come: what is kept takes its least room."""
-        self._join(0)
+        if self._loose > _FEW:
+            self._join(0)
 
     def _join(self, leave: int) -> None:
         """Joins older batches that are as they came, all but the newest `leave`."""

@@ -173,7 +173,7 @@ class Responses:
         work = self._run(response, job) if self._store is None else self._make(self._store, response, job)
         task = asyncio.get_running_loop().create_task(work)
         # A task that is cancelled before its first step never enters its coroutine.
-        task.add_done_callback(lambda _: response.finish(*response.cancelled_as()))
+        task.add_done_callback(lambda _: response.abandoned())
         if talk is not None:
             task.add_done_callback(lambda _: talk.leave())
         response.task = task

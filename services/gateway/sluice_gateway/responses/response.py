@@ -278,6 +278,11 @@ class Response:
         if self.task is not None:
             self.task.cancel()
 
+    def abandoned(self) -> None:
+        """Ends it where what makes it has ended and did not."""
+        if self.state is State.RUNNING:
+            self.finish(*self.cancelled_as())
+
     def cancelled_as(self) -> tuple[State, SluiceError]:
         """Returns how it ends if its task was cancelled: by its owner, or because its gateway stops."""
         error = self.cancelling or lost(self.name)
