@@ -16,6 +16,7 @@ from sqlalchemy import create_engine, update
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
+from sluice_gateway.records import postgres as postgres_module
 from sluice_gateway.records.instances import Home
 from sluice_gateway.records.schema import SLOTS, Keys, attempts, metadata, responses
 from sluice_kit.config import ConfigError
@@ -244,6 +245,18 @@ async def test_a_server_that_goes_away_and_comes_back_under_load(
     assert await states(one) == [("completed", "completed", "provider")] * (len(calls) + 1)
 
 
+async def test_a_server_that_was_restarted_is_met_again_without_a_failure(
+    gateways: Any, ask: Any, postgres: Any
+) -> None:
+    client = await gateways()
+    assert (await client.stream(ask(), new_id())).error is None
+    await client.gateway._ledger._writer.flush()
+    postgres.stop()
+    postgres.start()
+    assert (await client.stream(ask(), new_id())).error is None
+    assert await states(client) == [("completed", "completed", "provider")] * 2
+
+
 async def test_a_gateway_may_start_before_the_server(start: Any, ask: Any, postgres: Any) -> None:
     url = postgres.new_database()
     postgres.stop()
@@ -280,6 +293,27 @@ async def test_a_commit_whose_answer_was_lost_is_undone(
     assert refused.error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
     assert (await client.stream(ask(), request_id)).error is None
     assert await states(client) == [("completed", "completed", "provider")] * 2
+
+
+async def test_a_server_that_does_not_answer_is_given_up_and_what_waits_is_bounded(
+    gateways: Any, ask: Any, postgres_url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    client = await gateways()
+    assert (await client.stream(ask())).error is None
+    [row] = await client.rows("responses")
+    ledger = client.gateway._ledger
+    ends = [{"row": row["key"], "state": "completed", "reason": "", "end_ns": number} for number in range(5)]
+    with psycopg.connect(postgres_url) as other:
+        other.execute("LOCK TABLE responses")
+        monkeypatch.setattr(postgres_module, "_COMMIT_SECONDS", 0.2)
+        monkeypatch.setattr(postgres_module, "MAX_UNWRITTEN", 3)
+        ledger._writer.write_soon(*((ledger._statements.end_response, end) for end in ends))
+        refused = await client.stream(ask(), new_id())
+        assert refused.error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
+    monkeypatch.undo()
+    assert (await client.stream(ask(), new_id())).error is None
+    assert "records are lost" in caplog.text
+    assert {one["end_ns"] for one in await client.rows("responses") if one["key"] == row["key"]} == {4}
 
 
 async def test_a_deadlock_is_tried_again(gateways: Any, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:

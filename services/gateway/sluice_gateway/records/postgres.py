@@ -28,8 +28,14 @@ _PAUSE_SECONDS: Final = 0.05
 """Between two tries while somebody waits."""
 _COMMIT_SECONDS: Final = 10.0
 _TRIES: Final = 3
-_AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
-"""Another gateway was in the way, and nothing was written."""
+
+
+class _BrokenError(Exception):
+    """The connection broke before the commit, as one does whose server was restarted meanwhile."""
+
+
+_AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable, _BrokenError)
+"""Another gateway was in the way, or an old connection was, and nothing was written."""
 _BAD_ROW: Final = (psycopg.DataError, psycopg.IntegrityError)
 """A row of the group cannot be written; the others can."""
 
@@ -83,7 +89,7 @@ class PostgresWriter:
         self._current = _Group()
         """What is being written."""
         self._in_doubt = False
-        """The connection broke while the last group was written: the server may have committed it."""
+        """The connection broke while the last group was committed: the server may have done it."""
         self._wanted = asyncio.Event()
         """Somebody waits for something in the next group."""
         self._not_before = 0.0
@@ -225,12 +231,15 @@ class PostgresWriter:
                     for rows in (begun, group.later):
                         for statement, several in rows.items():
                             await cursor.executemany(statement.sql, several)
+                self._in_doubt = True
                 await connection.commit()
-        except psycopg.Error:
+                self._in_doubt = False
+        except psycopg.Error as error:
             await self._roll_back(connection)
+            if self._connection is None and not self._in_doubt:
+                raise _BrokenError from error
             raise
         except BaseException:
-            self._in_doubt = True
             await self._drop()
             raise
         return taken
@@ -239,8 +248,8 @@ class PostgresWriter:
         try:
             async with asyncio.timeout(1.0):
                 await connection.rollback()
+            self._in_doubt = False  # the server says that it did not
         except (psycopg.Error, OSError, TimeoutError):
-            self._in_doubt = True
             await self._drop()
 
     async def _drop(self) -> None:

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _RENEWALS: Final = 4
 """A lease is renewed so often within its length."""
+_PAUSE_SECONDS: Final = 0.1
 _CONNECT: Final[dict[str, Any]] = {
     "connect_timeout": 5,
     # A server that vanished is noticed, and one of ours that vanished holds no row for long.
@@ -60,6 +61,7 @@ class SharedDatabase:
         self._threads = ThreadPoolExecutor(settings.connections, "sluice-records")
         self._lock = asyncio.Lock()
         self._ready = False
+        self._not_before = 0.0
         self._keeping: asyncio.Task[None] | None = None
         self._on_slot: Callable[[int], None] = lambda _: None
         self.writer: RecordWriter = PostgresWriter(self.connect, self.ask)
@@ -97,10 +99,18 @@ class SharedDatabase:
             return
         async with self._lock:
             if not self._ready:
-                await self._run(self._prepare)
-                await self._join()
+                loop = asyncio.get_running_loop()
+                if loop.time() < self._not_before:
+                    # Who waited for another one's try has its answer.
+                    raise unavailable("Unreachable")
+                try:
+                    await self._run(self._prepare)
+                    await self._join()
+                except SluiceError:
+                    self._not_before = loop.time() + _PAUSE_SECONDS
+                    raise
                 self._ready = True
-                self._keeping = asyncio.get_running_loop().create_task(self._keep())
+                self._keeping = loop.create_task(self._keep())
 
     def _prepare(self) -> None:
         with self.engine.begin() as connection:
