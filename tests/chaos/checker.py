@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from .history import Ask, History, Seen, SeenEvent, Sent
+from .history import Ask, History, Seen, SeenEvent, Sent, Turn
 
 SLACK_SECONDS: Final = 5.0
 """On a busy machine a timer may be late; a retry that overruns a limit is late by whole attempts."""
@@ -40,7 +40,7 @@ def check(history: History) -> list[Violation]:
     found: list[Violation] = []
     groups = _by_tag(history)
     for tag, group in sorted(groups.items()):
-        for invariant, rule in (("I1", _one), ("I2", _numbers), ("I3", _ends), ("I4", _ledger), ("I8", _times)):
+        for invariant, rule in _RULES:
             found += [Violation(invariant, tag, said) for said in rule(group)]
     for prompt, group in sorted(_by_prompt(history, groups).items()):
         found += [Violation("I1", prompt, said) for said in _asked(group)]
@@ -60,6 +60,7 @@ class _Group:
         self.seen: list[Seen] = []
         self.responses: list[dict[str, object]] = []
         self.attempts: list[dict[str, object]] = []
+        self.turns: list[Turn] = []
         self.killed = history.gateway_killed
         self.shared = history.shared
         self._events: dict[int, SeenEvent] | None = None
@@ -89,6 +90,8 @@ def _by_tag(history: History) -> dict[str, _Group]:
         groups[f"{prompt}, which nobody asked"].sent = by_prompt[prompt]
     for seen in history.seen:
         groups[seen.tag].seen.append(seen)
+    for turn in history.turns:
+        groups[turn.tag].turns.append(turn)
     tags = {}
     for row in history.responses:
         tag = json.loads(row["labels"]).get("tag", "")
@@ -267,6 +270,19 @@ def _ends(group: _Group) -> Iterator[str]:
             yield f"it ended as {ends}, but is on record as {state} {reason}"
 
 
+def _turns(group: _Group) -> Iterator[str]:
+    """I3, of what is kept of it in its conversation: there before anybody sees its end, once, and with its text."""
+    if len(group.turns) > 1:
+        yield f"it has {len(group.turns)} turns in its conversation"
+    done = [turn for turn in group.turns if turn.state == "completed"]
+    if any(turn.state == "running" for turn in group.turns):
+        yield "its turn was left open"
+    if any(not _made_of(turn.text, group.sent, continues=False) for turn in done):
+        yield "its turn is not what the upstream was sent"
+    if group.ask is not None and group.ask.talks and any(seen.end == "OK" for seen in group.seen) and not done:
+        yield "it was completed, but its turn is not"
+
+
 def _ledger(group: _Group) -> Iterator[str]:
     """I4: each attempt on record once, with what the upstream says it used."""
     numbers = sorted(int(str(row["number"])) for row in group.attempts)
@@ -323,6 +339,16 @@ def _times(group: _Group) -> Iterator[str]:
             started = (int(str(attempt["start_ns"])) - accepted) / 1e9
             if started > limit:
                 yield f"an attempt began after {started:.1f} s, with a limit of {limit:g} s"
+
+
+_RULES: Final = (
+    ("I1", _one),
+    ("I2", _numbers),
+    ("I3", _ends),
+    ("I3", _turns),
+    ("I4", _ledger),
+    ("I8", _times),
+)
 
 
 def _rest(history: History) -> Iterator[tuple[str, str]]:

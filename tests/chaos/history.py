@@ -19,6 +19,8 @@ class Ask:
     """Names what was asked, as the upstream sees it. Empty: the tag. The same prompt may be answered from the cache."""
     continues: bool = False
     """Whether its text may be made by several attempts, one after the other (`midstream_policy` CONTINUE)."""
+    talks: bool = False
+    """Whether it belongs to a conversation."""
 
 
 @dataclass
@@ -84,6 +86,18 @@ class Seen:
 
 
 @dataclass
+class Turn:
+    """One turn of a conversation, as it is kept."""
+
+    tag: str
+    response: str
+    state: str
+    """`running`, `completed`, `failed` or `cancelled`."""
+    text: str
+    """Of its answer."""
+
+
+@dataclass
 class Process:
     """What a process holds."""
 
@@ -104,6 +118,7 @@ class History:
     seen: list[Seen] = field(default_factory=list)
     responses: list[dict[str, Any]] = field(default_factory=list)
     attempts: list[dict[str, Any]] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)
     before: dict[str, Process] = field(default_factory=dict)
     """By service, at rest, after a first load."""
     rests: list[dict[str, Process]] = field(default_factory=list)
@@ -121,6 +136,7 @@ class History:
         lines = [f"  {ask}"]
         lines += [f"  {sent}" for sent in self.sent if sent.tag == prompt]
         lines += [f"  {_short(seen)}" for seen in self.seen if seen.tag == tag]
+        lines += [f"  {turn}" for turn in self.turns if turn.tag == tag]
         lines += [f"  {row}" for row in self.responses if row["key"] in keys]
         lines += [f"  {row}" for row in self.attempts if row["response_key"] in keys]
         return "\n".join(lines)

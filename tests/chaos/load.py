@@ -53,7 +53,9 @@ class Clients:
 
     async def run(self, plan: Plan) -> None:
         """Plays one plan to its end."""
-        ask = Ask(plan.tag, str(uuid.uuid4()), MAX_SECONDS, plan.prompt, plan.kind == "continue")
+        ask = Ask(
+            plan.tag, str(uuid.uuid4()), MAX_SECONDS, plan.prompt, plan.kind == "continue", bool(plan.conversation)
+        )
         self.asks.append(ask)
         spec, here = _spec(plan), int(plan.tag) % len(self._chats)
         there = (here + 1) % len(self._chats) if plan.elsewhere else here

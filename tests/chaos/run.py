@@ -21,13 +21,15 @@ import psycopg
 from psycopg.rows import dict_row
 
 from scripts.servers import POSTGRES, REDIS, find
+from sluice.chat.v1.message_pb2 import Message
+from sluice.gateway.v1.conversation_service_pb2 import TurnState
 from sluice_client import SluiceClient
 from sluice_kit.channels import open_channel
 
 from ..e2e.services import Fleet, Service, free_port, index  # noqa: TID252  # tests of the whole mesh share one way to start it
 from ..servers import postgres, redis  # noqa: TID252  # and one way to start servers
 from .checker import Violation, check
-from .history import History, Process
+from .history import History, Process, Turn
 from .load import Clients
 from .plans import CONVERSATIONS, Plan, draw
 from .upstream import Upstream
@@ -94,6 +96,7 @@ class _Run:
             if wild:
                 history.rests.append(await self._rest())
             history.asks, history.seen = clients.asks, clients.seen
+            history.turns = await self._turns_kept()
         self._upstream.close()
         history.sent = self._upstream.sent
         history.gateway_killed = any(name.startswith("gateway") for name in self._killed)
@@ -108,6 +111,14 @@ class _Run:
         async with SluiceClient(self._fleet.address) as client:
             for number in range(CONVERSATIONS):
                 await client.create_conversation(f"chaos-{number}")
+
+    async def _turns_kept(self) -> list[Turn]:
+        async with SluiceClient(self._fleet.address) as client:
+            return [
+                Turn(turn.labels["tag"], turn.response, TurnState.Name(turn.state)[11:].lower(), _answer(turn.answer))
+                for number in range(CONVERSATIONS)
+                for turn in await client.list_turns(f"chaos-{number}").all()
+            ]
 
     async def _load(self, clients: Clients, plans: list[Plan]) -> None:
         room = asyncio.Semaphore(_AT_ONCE)
@@ -219,6 +230,11 @@ def _process(pid: int, in_flight: int) -> Process:
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     threads = len(list(Path(f"/proc/{pid}/task").iterdir()))
     return Process(pid, len(list(Path(f"/proc/{pid}/fd").iterdir())), pages * _PAGE_KILOBYTES, threads, in_flight)
+
+
+def _answer(message: Message) -> str:
+    """Returns the text of a message."""
+    return "".join(part.text for part in message.parts)
 
 
 def _fetch(url: str) -> str:

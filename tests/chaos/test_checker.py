@@ -8,101 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from .checker import check
-from .history import Ask, History, Process, Seen, SeenEvent, Sent
-
-SECOND = 10**9
-
-
-def _events(words: int = 3) -> list[SeenEvent]:
-    texts = [f"w{number} " for number in range(words)]
-    kinds = ["accepted", "started", *("text_delta" for _ in texts), "completed"]
-    made = [SeenEvent(number, kind, f"d{number}") for number, kind in enumerate(kinds, 1)]
-    for event, text in zip(made[2:], texts, strict=False):
-        event.text = text
-    made[-1].attempts = {"a1": 7}
-    return made
-
-
-def good() -> History:
-    """One answer: watched to its end, left by another client and resumed; one more that the upstream cut."""
-    events = _events()
-    response = {"key": 1, "id": "r", "tenant": "local", "method": "StreamChat", "request_id": "u", "reason": ""}
-    failed = {**response, "key": 2, "id": "f", "request_id": "v", "reason": "UPSTREAM_PROTOCOL_ERROR"}
-    attempt = {"id": "a1", "response_key": 1, "number": 1, "outcome": "completed", "output_tokens": 7}
-    return History(
-        asks=[Ask("1", "u", 10.0), Ask("2", "v", 10.0)],
-        sent=[Sent("1", "w0 w1 w2 ", 7, True, False), Sent("2", "w0 ", None, False, False)],
-        seen=[
-            Seen("1", "u", "c", "responses/r", 0, events, "OK"),
-            Seen("1", "u", "c", "responses/r", 0, events[:3], "LEFT"),
-            Seen("1", "", "", "responses/r", 3, events[3:], "OK"),
-            Seen("1", "u", "other", "", 0, [], "REQUEST_ID_REUSED"),
-            Seen("2", "v", "c", "responses/f", 0, events[:3], "UPSTREAM_PROTOCOL_ERROR"),
-            Seen("2", "", "", "responses/f", 2, events[2:3], "UPSTREAM_PROTOCOL_ERROR"),
-        ],
-        responses=[
-            {**response, "labels": '{"tag": "1"}', "state": "completed", "accept_ns": 0, "end_ns": SECOND},
-            {**failed, "labels": '{"tag": "2"}', "state": "failed", "accept_ns": 0, "end_ns": SECOND},
-        ],
-        attempts=[
-            {**attempt, "usage_source": "provider", "start_ns": 1},
-            {**attempt, "id": "a2", "response_key": 2, "outcome": "failed", "usage_source": "estimated", "start_ns": 1},
-        ],
-        before={"gateway": Process(5, 20, 60_000, 12)},
-        # Of another process: the first one was killed.
-        rests=[{"gateway": Process(6, 22, 70_000, 13)}],
-    )
-
-
-def restarted() -> History:
-    """An answer that broke off and was made anew by a second attempt."""
-    history = good()
-    events = [
-        SeenEvent(1, "accepted", "d1"),
-        SeenEvent(2, "text_delta", "d2", "v0 "),
-        SeenEvent(3, "route_changed", "d3"),
-        SeenEvent(4, "restarted", "d4", discard_from=2),
-        SeenEvent(5, "text_delta", "d5", "w0 "),
-        SeenEvent(6, "text_delta", "d6", "w1 "),
-        SeenEvent(7, "completed", "d7", attempts={"a0": 0, "a1": 7}),
-    ]
-    history.asks, history.sent = history.asks[:1], [Sent("1", "v0 v1 ", None, False, False)]
-    history.sent.append(Sent("1", "w0 w1 ", 7, True, False))
-    history.seen = [
-        Seen("1", "u", "c", "responses/r", 0, events, "OK"),
-        Seen("1", "", "", "responses/r", 4, events[4:], "OK"),
-        Seen("1", response="responses/r", answer="w0 w1 ", attempts={"a0": 0, "a1": 7}, end="OK"),
-    ]
-    [completed, left] = history.attempts
-    completed["number"] = 2
-    left.update(id="a0", response_key=1, output_tokens=0)
-    history.responses = history.responses[:1]
-    return history
-
-
-def continued() -> History:
-    """The same, but the second attempt went on where the first one broke off."""
-    history = restarted()
-    history.asks[0].continues = True
-    del history.seen[0].events[3]
-    for number, event in enumerate(history.seen[0].events, 1):
-        event.number = number
-    history.seen[1] = Seen("1", "", "", "responses/r", 3, history.seen[0].events[3:], "OK")
-    history.seen[2].answer = "v0 w0 w1 "
-    return history
-
-
-def from_cache() -> History:
-    """An answer in one piece, and another one like it from the cache."""
-    history = good()
-    asked = Ask("3", "x", 10.0, prompt="1")
-    history.asks.append(asked)
-    history.seen.append(Seen("3", "x", "c", "responses/x", answer="w0 w1 w2 ", attempts={}, end="OK"))
-    row = {**history.responses[0], "key": 3, "id": "x", "request_id": "x", "labels": '{"tag": "3"}', "method": "Chat"}
-    history.responses.append(row)
-    cached = {**history.attempts[0], "id": "a3", "response_key": 3, "outcome": "cached", "output_tokens": 0}
-    history.attempts.append({**cached, "usage_source": ""})
-    return history
+from .histories import SECOND, continued, from_cache, good, restarted
+from .history import History, Seen, SeenEvent, Sent
 
 
 @pytest.mark.parametrize("history", [good, restarted, continued, from_cache])
@@ -210,6 +117,22 @@ def _threads(history: History) -> None:
     history.rests[0]["gateway"].threads = 60
 
 
+def _two_turns(history: History) -> None:
+    history.turns.append(history.turns[0])
+
+
+def _no_turn(history: History) -> None:
+    del history.turns[0]
+
+
+def _open_turn(history: History) -> None:
+    history.turns[1].state = "running"
+
+
+def _another_turn(history: History) -> None:
+    history.turns[0].text = "w0 w1 "
+
+
 def _in_flight(history: History) -> None:
     history.rests[0]["gateway"].in_flight = 1
 
@@ -299,6 +222,10 @@ def _started_late(history: History) -> None:
         ("I2", _begun_in_the_middle),
         ("I3", _ok_with_a_gap_at_the_end),
         ("I3", _events_after_completed),
+        ("I3", _two_turns),
+        ("I3", _no_turn),
+        ("I3", _open_turn),
+        ("I3", _another_turn),
         ("I3", _ended_otherwise_elsewhere),
         ("I4", _no_response),
         ("I4", _no_attempt),

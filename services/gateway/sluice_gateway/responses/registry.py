@@ -159,17 +159,18 @@ class Responses:
         if talk is not None:
             talk.response = response
             response.conversation = spec.conversation
+        duration = self._duration(spec, response, call, plan.limits.total_seconds)
+        ends = asyncio.get_running_loop().time() + duration
+        own = Call(call.method, call.identity, ends, call.metadata, response.span)
+        whole, needs = method == "Chat", needs_of(spec)
+        job = Job(method, request_id, spec, plan, own, whole=whole, talk=talk, needs=needs)
+        # From here on nothing fails, so what is counted ends.
         if request_id:
             response.key = key
             self._by_key[key] = response
         self._by_id[response.id] = response
         self._running[call.tenant] += 1
         self._total_running += 1
-        duration = self._duration(spec, response, call, plan.limits.total_seconds)
-        ends = asyncio.get_running_loop().time() + duration
-        own = Call(call.method, call.identity, ends, call.metadata, response.span)
-        whole, needs = method == "Chat", needs_of(spec)
-        job = Job(method, request_id, spec, plan, own, whole=whole, talk=talk, needs=needs)
         work = self._run(response, job) if self._store is None else self._make(self._store, response, job)
         task = asyncio.get_running_loop().create_task(work)
         # A task that is cancelled before its first step never enters its coroutine.
