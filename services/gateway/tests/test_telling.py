@@ -1,5 +1,6 @@
 """What telemetry is told: every response and every attempt once, however it ends, and watchers that stall."""
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sluice.gateway.v1.chat_service_pb2 import MidstreamPolicy, StreamChatRequest
+from sluice.gateway.v1.chat_service_pb2 import CACHE_POLICY_USE, MidstreamPolicy, StreamChatRequest
 from sluice_kit import telemetry
 from sluice_kit.telemetry.base import AttemptEnd, Telemetry
 
@@ -26,6 +27,7 @@ class Told(Telemetry):
         self.attempts: list[AttemptEnd] = []
         self.firsts = 0
         self.cached = 0
+        self.stalled = 0
 
     def response_ended(self, outcome: str, reason: str, seconds: float) -> None:
         assert seconds >= 0
@@ -39,6 +41,9 @@ class Told(Telemetry):
 
     def answered_from_cache(self) -> None:
         self.cached += 1
+
+    def watcher_stalled(self) -> None:
+        self.stalled += 1
 
 
 @pytest.fixture
@@ -99,3 +104,26 @@ async def test_a_response_that_nobody_waits_for_is_told_as_cancelled(told: Told,
         await response.done
     assert told.responses == [("cancelled", "CANCELLED")]
     assert [attempt.outcome for attempt in told.attempts] == ["cancelled"]
+
+
+async def test_a_client_that_takes_nothing_is_told(told: Told, start: Start, ask: Any) -> None:
+    async with start() as client:
+        spec = ask("scripted/text?tokens=2&ttft_ms=60000", detach_grace={"seconds": 60})
+        call = client.chat.StreamChat(StreamChatRequest(spec=spec))
+        seen = await client.collect(call, until=lambda seen: bool(seen.events))
+        response = await client.gateway.responses.find(seen.response, "local")
+        (watcher,) = response.watchers
+        assert watcher.scope is not None
+        watcher.scope.reschedule(asyncio.get_running_loop().time())  # what `tend` does
+        assert (await client.collect(call)).error is not None
+    assert told.stalled == 1
+
+
+async def test_an_answer_from_the_cache_is_told_as_one_and_is_no_attempt(told: Told, start: Start, ask: Any) -> None:
+    async with start() as client:
+        spec = ask(GOOD, cache=CACHE_POLICY_USE)
+        await client.stream(spec)
+        await client.stream(spec)
+    assert told.cached == 1
+    assert len(told.attempts) == 1
+    assert told.responses == [("completed", "")] * 2
