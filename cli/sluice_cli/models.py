@@ -153,7 +153,7 @@ def _row(one: "IntegrationModel") -> tuple[str, ...]:
 
 def _size(model: "Model") -> str:
     """Returns the number of parameters and the size on disk, as far as they are known."""
-    disk = model.size
+    disk = model.display_size
     if not disk and model.HasField("size_bytes"):
         disk = f"{model.size_bytes / 2**30:.1f} GiB"
     return ", ".join(filter(None, (model.parameter_size, disk)))

@@ -44,7 +44,7 @@ def test_a_row_has_all_that_is_known() -> None:
         context_window=131072,
         max_output_tokens=4096,
         size_bytes=4_402_341_478,
-        size="4.1 GiB",
+        display_size="4.1 GiB",
         parameter_size="8.0B",
         capabilities=[model_pb2.CAPABILITY_STREAMING, model_pb2.CAPABILITY_TOOLS],
         source=model_pb2.MODEL_SOURCE_DISCOVERED,

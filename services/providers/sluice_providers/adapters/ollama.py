@@ -214,7 +214,7 @@ class OllamaAdapter(HttpAdapter):
             )
             return []
         source = model_pb2.MODEL_SOURCE_DISCOVERED
-        return [model_pb2.Model(id=row.name, size=row.size, source=source) for row in rows]
+        return [model_pb2.Model(id=row.name, display_size=row.size, source=source) for row in rows]
 
     async def _show(self, tag: _Tag) -> _Shown | None:
         """Returns what the server says of one model; None where it cannot, which is no reason to list none."""
@@ -239,7 +239,7 @@ class OllamaAdapter(HttpAdapter):
         )
         if tag.size and not tag.remote_host:
             model.size_bytes = tag.size
-            model.size = human_size(tag.size)
+            model.display_size = human_size(tag.size)
         if shown is None:
             return model
         if shown.context_length is not None:

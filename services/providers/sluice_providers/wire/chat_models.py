@@ -124,7 +124,7 @@ def _model(integration: str, row: Any, common: Collection[Capability]) -> model_
     size = _number(inner, "size")
     if size is not None and size < 2**62:
         model.size_bytes = size
-        model.size = human_size(size)
+        model.display_size = human_size(size)
     parameters = _number(inner, "n_params")
     if parameters is not None:
         model.parameter_size = human_count(parameters)

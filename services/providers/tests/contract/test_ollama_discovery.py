@@ -52,7 +52,7 @@ async def test_the_command_line_finds_models_where_nobody_answers(
     settings = {"adapter": "ollama", "base_url": "http://127.0.0.1:1", "models": [{"id": "mine"}]}
     async with subject(transport, "vendor", settings, tmp_path) as running:
         models = {model.id: model for model in (await running.call("ListModels", pb.ListModelsRequest())).models}
-        assert {name: model.size for name, model in models.items()} == {
+        assert {name: model.display_size for name, model in models.items()} == {
             "llama3.2:latest": "2.0 GB",
             "hf.co/you/Model-GGUF:Q4": "637 MB",
             "gpt-oss:120b-cloud": "",

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esluice/provider/v1/model.proto\x12\x12sluice.provider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x03\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08owned_by\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nsize_bytes\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x0c\n\x04size\x18\t \x01(\t\x12\x16\n\x0eparameter_size\x18\n \x01(\t\x12\x34\n\x0c\x63\x61pabilities\x18\x0b \x03(\x0e\x32\x1e.sluice.provider.v1.Capability\x12/\n\x06source\x18\x0c \x01(\x0e\x32\x1f.sluice.provider.v1.ModelSourceB\x11\n\x0f_context_windowB\x14\n\x12_max_output_tokensB\r\n\x0b_size_bytes*\x98\x02\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41PABILITY_STREAMING\x10\x01\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x02\x12 \n\x1c\x43\x41PABILITY_STRUCTURED_OUTPUT\x10\x03\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x04\x12\x18\n\x14\x43\x41PABILITY_REASONING\x10\x05\x12\x19\n\x15\x43\x41PABILITY_EMBEDDINGS\x10\x06\x12 \n\x1c\x43\x41PABILITY_ASSISTANT_PREFILL\x10\x07\x12\x14\n\x10\x43\x41PABILITY_AGENT\x10\x08\x12\x18\n\x14\x43\x41PABILITY_CITATIONS\x10\t*a\n\x0bModelSource\x12\x1c\n\x18MODEL_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_SOURCE_DISCOVERED\x10\x01\x12\x17\n\x13MODEL_SOURCE_STATIC\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esluice/provider/v1/model.proto\x12\x12sluice.provider.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x03\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x10\n\x08owned_by\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66\x61mily\x18\x05 \x01(\t\x12\x1b\n\x0e\x63ontext_window\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11max_output_tokens\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12\x17\n\nsize_bytes\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x14\n\x0c\x64isplay_size\x18\t \x01(\t\x12\x16\n\x0eparameter_size\x18\n \x01(\t\x12\x34\n\x0c\x63\x61pabilities\x18\x0b \x03(\x0e\x32\x1e.sluice.provider.v1.Capability\x12/\n\x06source\x18\x0c \x01(\x0e\x32\x1f.sluice.provider.v1.ModelSourceB\x11\n\x0f_context_windowB\x14\n\x12_max_output_tokensB\r\n\x0b_size_bytes*\x98\x02\n\nCapability\x12\x1a\n\x16\x43\x41PABILITY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43\x41PABILITY_STREAMING\x10\x01\x12\x14\n\x10\x43\x41PABILITY_TOOLS\x10\x02\x12 \n\x1c\x43\x41PABILITY_STRUCTURED_OUTPUT\x10\x03\x12\x15\n\x11\x43\x41PABILITY_IMAGES\x10\x04\x12\x18\n\x14\x43\x41PABILITY_REASONING\x10\x05\x12\x19\n\x15\x43\x41PABILITY_EMBEDDINGS\x10\x06\x12 \n\x1c\x43\x41PABILITY_ASSISTANT_PREFILL\x10\x07\x12\x14\n\x10\x43\x41PABILITY_AGENT\x10\x08\x12\x18\n\x14\x43\x41PABILITY_CITATIONS\x10\t*a\n\x0bModelSource\x12\x1c\n\x18MODEL_SOURCE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MODEL_SOURCE_DISCOVERED\x10\x01\x12\x17\n\x13MODEL_SOURCE_STATIC\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sluice.provider.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPABILITY']._serialized_start=498
-  _globals['_CAPABILITY']._serialized_end=778
-  _globals['_MODELSOURCE']._serialized_start=780
-  _globals['_MODELSOURCE']._serialized_end=877
+  _globals['_CAPABILITY']._serialized_start=506
+  _globals['_CAPABILITY']._serialized_end=786
+  _globals['_MODELSOURCE']._serialized_start=788
+  _globals['_MODELSOURCE']._serialized_end=885
   _globals['_MODEL']._serialized_start=88
-  _globals['_MODEL']._serialized_end=495
+  _globals['_MODEL']._serialized_end=503
 # @@protoc_insertion_point(module_scope)

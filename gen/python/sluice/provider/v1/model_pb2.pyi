@@ -110,7 +110,7 @@ class Model(_message.Message):
     CONTEXT_WINDOW_FIELD_NUMBER: _builtins.int
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
-    SIZE_FIELD_NUMBER: _builtins.int
+    DISPLAY_SIZE_FIELD_NUMBER: _builtins.int
     PARAMETER_SIZE_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
@@ -128,7 +128,7 @@ class Model(_message.Message):
     """Most tokens of an answer."""
     size_bytes: _builtins.int
     """Size on disk in bytes, for local models."""
-    size: _builtins.str
+    display_size: _builtins.str
     """The same for people, e.g. "4.1 GiB"."""
     parameter_size: _builtins.str
     """Number of parameters for people, e.g. "8B"."""
@@ -153,14 +153,14 @@ class Model(_message.Message):
         context_window: _builtins.int | None = ...,
         max_output_tokens: _builtins.int | None = ...,
         size_bytes: _builtins.int | None = ...,
-        size: _builtins.str = ...,
+        display_size: _builtins.str = ...,
         parameter_size: _builtins.str = ...,
         capabilities: _abc.Iterable[Global___Capability.ValueType] | None = ...,
         source: Global___ModelSource.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_context_window", b"_context_window", "_max_output_tokens", b"_max_output_tokens", "_size_bytes", b"_size_bytes", "context_window", b"context_window", "create_time", b"create_time", "max_output_tokens", b"max_output_tokens", "size_bytes", b"size_bytes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_window", b"_context_window", "_max_output_tokens", b"_max_output_tokens", "_size_bytes", b"_size_bytes", "capabilities", b"capabilities", "context_window", b"context_window", "create_time", b"create_time", "display_name", b"display_name", "family", b"family", "id", b"id", "max_output_tokens", b"max_output_tokens", "owned_by", b"owned_by", "parameter_size", b"parameter_size", "size", b"size", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_window", b"_context_window", "_max_output_tokens", b"_max_output_tokens", "_size_bytes", b"_size_bytes", "capabilities", b"capabilities", "context_window", b"context_window", "create_time", b"create_time", "display_name", b"display_name", "display_size", b"display_size", "family", b"family", "id", b"id", "max_output_tokens", b"max_output_tokens", "owned_by", b"owned_by", "parameter_size", b"parameter_size", "size_bytes", b"size_bytes", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context_window: _TypeAlias = _typing.Literal["context_window"]  # noqa: Y015
     _WhichOneofArgType__context_window: _TypeAlias = _typing.Literal["_context_window", b"_context_window"]  # noqa: Y015
