@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from scripts.servers import POSTGRES, REDIS, Programs, Server, find, why_not
 from tests.servers.postgres import Postgres
 from tests.servers.postgres import running as running_postgres
 from tests.servers.redis import Redis
 from tests.servers.redis import running as running_redis
+
+# How long an example takes says more of the machine than of the code: no test is judged by time.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 def _programs(server: Server) -> Programs:

@@ -66,6 +66,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long calls in flight may go on after SIGTERM."""
     max_message_bytes: int = 32 * 1024 * 1024
     """Largest request or response, in bytes."""
+    max_connection_seconds: float = 600.0
+    """A connection takes no new calls after so long, about; those on it go on to their end. So clients that balance find
+    replicas that came later. 0: it lasts."""
 
 
 class TlsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -101,6 +101,9 @@ class Server:
             "grpc.max_receive_message_length": config.max_message_bytes,
             "grpc.max_send_message_length": config.max_message_bytes,
         }
+        if config.max_connection_seconds > 0:
+            # Without a grace, which grpc's default is: streams last as long as they last.
+            options["grpc.max_connection_age_ms"] = max(1, round(config.max_connection_seconds * 1000))
         self._server = grpc.aio.server(options=list(options.items()))
         self._probe = grpc.aio.server(options=[("grpc.so_reuseport", 0)]) if probe is not None else None
         self._health = Health()

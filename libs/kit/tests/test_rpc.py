@@ -276,3 +276,32 @@ async def test_an_address_that_cannot_be_listened_on(address: str) -> None:
 async def test_an_rpc_is_never_left_out_silently() -> None:
     with pytest.raises(TypeError, match=r"does not implement sluice\.task\.v1\.TaskService\.GetTask"):
         await start(TaskMesh(object()), ServerConfig())
+
+
+class NotingAuthenticator(LocalAuthenticator):
+    """Notes where calls come from."""
+
+    def __init__(self) -> None:
+        self.peers: list[str] = []
+
+    def authenticate(self, metadata: Any, peer: str, *more: Any) -> Any:
+        self.peers.append(peer)
+        return super().authenticate(metadata, peer, *more)
+
+
+async def test_an_old_connection_takes_no_new_calls_and_ends_none() -> None:
+    service, noting = TaskMesh(tasks := Tasks()), NotingAuthenticator()
+    service.authenticator = noting
+    server = await start(service, ServerConfig(max_connection_seconds=0.3))
+    async with open_channel(server.address) as channel:
+        stub: Any = pb_grpc.TaskServiceStub(channel)
+        stream = stub.WatchTask(pb.WatchTaskRequest(name="tasks/x-slow"))
+        assert [(await stream.read()).events[0].sequence for _ in range(2)] == [1, 2]
+        while len(set(noting.peers)) < 3:  # the connections that followed the stream's
+            await stub.GetTask(pb.GetTaskRequest(name="tasks/x-1"))
+            await asyncio.sleep(0.01)
+        assert not tasks.ended.is_set()
+        tasks.release.set()
+        assert await stream.read() is grpc.aio.EOF
+        assert await stream.code() is grpc.StatusCode.OK
+    await shut_down(service, server, 1)
