@@ -9,7 +9,7 @@ for dead writes nothing any more. A gateway looks now and then for responses wit
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar, cast
 
 import redis.asyncio as redis
@@ -41,7 +41,6 @@ T = TypeVar("T")
 _TIMEOUT_SECONDS: Final = 2.0
 _RETRIES: Final = 3
 _CONNECTIONS: Final = 32
-_TURN_SECONDS: Final = 5.0
 _MAX_FOLLOWED: Final = 8192
 _KEEP_SECONDS: Final = 26 * 3600
 """How long what belongs to a response that runs is kept if no gateway is left: longer than one may run."""
@@ -62,11 +61,9 @@ class RedisStore:
             "socket_connect_timeout": _TIMEOUT_SECONDS,
             "retry": Retry(ExponentialBackoff(cap=0.5, base=0.05), _RETRIES),
         }
-        # Commands take turns on a few connections; the ordinary pool fails the one that finds a hundred in use.
-        pool = redis.BlockingConnectionPool.from_url(
-            url, max_connections=_CONNECTIONS, timeout=_TURN_SECONDS, **options
-        )
-        self._redis: Any = redis.Redis.from_pool(pool)
+        # Commands take turns on a few connections: the pool fails who finds all in use, and the one that waits costs more.
+        self._redis: Any = redis.Redis.from_url(url, max_connections=_CONNECTIONS, **options)
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
         # Who waits for what another gateway writes holds a connection all the while.
         self._waiting: Any = redis.Redis.from_url(url, max_connections=_MAX_FOLLOWED, **options)
         self._append = self._redis.register_script(APPEND)
@@ -229,7 +226,7 @@ class RedisStore:
                     return
                 last = mirror.log.last_sequence
                 start = f"{last}-{_ANY}"
-                found = await self._ask(self._waiting.xread({stream: start}, block=_BLOCK_MS))
+                found = await _unless_away(self._waiting.xread({stream: start}, block=_BLOCK_MS))
                 entries = found[0][1] if found else []
                 for entry in entries:
                     if b"b" in entry[1]:
@@ -332,11 +329,12 @@ class RedisStore:
     def _of(self, kind: str, response_id: str) -> str:
         return self._key("response", response_id, kind)
 
-    async def _ask(self, command: Awaitable[T]) -> T:
+    async def _ask(self, command: Coroutine[Any, Any, T]) -> T:
         try:
-            return await command
-        except (RedisError, OSError) as error:
-            raise StoreUnavailableError(type(error).__name__) from None
+            async with self._turns:
+                return await _unless_away(command)
+        finally:
+            command.close()  # one that was cancelled before its turn never ran
 
     async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         down = False
@@ -354,6 +352,13 @@ class RedisStore:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _unless_away(command: Awaitable[T]) -> T:
+    try:
+        return await command
+    except (RedisError, OSError) as error:
+        raise StoreUnavailableError(type(error).__name__) from None
 
 
 _ANY: Final = (1 << 64) - 1
