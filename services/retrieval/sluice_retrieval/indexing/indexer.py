@@ -37,7 +37,7 @@ from sluice_retrieval.records.models import CorpusRow, GenerationRow
 from sluice_retrieval.sources.policy import AllowedFolder, AllowedRepository, SourcePolicy
 from sluice_retrieval.store.base import Generation
 from sluice_retrieval.store.stores import Stores
-from sluice_retrieval.tasks.runner import TaskHandle
+from sluice_retrieval.tasks.handle import TaskHandle
 
 KIND: Final = "index_corpus"
 

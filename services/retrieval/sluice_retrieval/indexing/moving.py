@@ -14,7 +14,7 @@ from sluice_retrieval.records.database import Database
 from sluice_retrieval.records.models import GenerationRow
 from sluice_retrieval.store.base import Generation
 from sluice_retrieval.store.stores import Stores
-from sluice_retrieval.tasks.runner import TaskHandle
+from sluice_retrieval.tasks.handle import TaskHandle
 
 KIND: Final = "move_corpus"
 _PIECE: Final = 512

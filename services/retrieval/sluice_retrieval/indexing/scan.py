@@ -20,7 +20,7 @@ from sluice_retrieval.records.database import Database
 from sluice_retrieval.records.documents import DocumentEntry
 from sluice_retrieval.records.models import DocumentRow, GenerationRow
 from sluice_retrieval.store.base import Generation
-from sluice_retrieval.tasks.runner import TaskHandle
+from sluice_retrieval.tasks.handle import TaskHandle
 
 _LOOK: Final = 512
 """Files that are looked at together; below the number of variables that a statement of SQLite may have."""

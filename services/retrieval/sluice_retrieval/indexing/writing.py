@@ -20,7 +20,7 @@ from sluice_retrieval.records import corpora, documents
 from sluice_retrieval.records.database import Database
 from sluice_retrieval.records.models import DocumentRow, GenerationRow
 from sluice_retrieval.store.base import Builder, Generation, Point, Store
-from sluice_retrieval.tasks.runner import TaskHandle
+from sluice_retrieval.tasks.handle import TaskHandle
 from sluice_retrieval.text.lines import estimate_tokens
 
 log = logging.getLogger(__name__)
