@@ -25,7 +25,9 @@ class ProviderService:
         self.probe = settings.probe
         tls = mesh_tls(document)
         if tls is not None and integration in RESERVED:
-            raise document.error(f"providers.{integration}", "with `tls`, this name is another service's; choose another")
+            raise document.error(
+                f"providers.{integration}", "with `tls`, this name is another service's; choose another"
+            )
         self.authenticator = internal_authenticator(document, tls)
         self.tls = tls.listener() if tls is not None else None
         path = f"providers.{integration}"
