@@ -344,6 +344,8 @@ async def test_a_row_that_cannot_be_written_is_given_up_alone(gateways: Any, ask
     refused = ledger._writer.write(
         (ledger._statements.insert_response, {**row, "key": row["key"] + SLOTS, "id": "x" * 99})
     )
+    # What the driver cannot even send.
+    ledger._writer.write_soon((ledger._statements.end_response, good | {"state": object()}))
     written = ledger._writer.write((ledger._statements.insert_response, {**row, "key": row["key"] + 2 * SLOTS}))
     ledger._writer.write_soon((ledger._statements.end_response, good))
     await written

@@ -34,10 +34,8 @@ class _BrokenError(Exception):
     """The connection broke before the commit, as one does whose server was restarted meanwhile."""
 
 
-_AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable, _BrokenError)
-"""Another gateway was in the way, or an old connection was, and nothing was written."""
-_BAD_ROW: Final = (psycopg.DataError, psycopg.IntegrityError)
-"""A row of the group cannot be written; the others can."""
+_AGAIN: Final = (errors.DeadlockDetected, errors.SerializationFailure, errors.LockNotAvailable)
+"""Another gateway was in the way, and nothing was written."""
 
 _PLACE: Final = ("tenant", "method", "request_id")
 """The columns of a claim that must be its own."""
@@ -183,10 +181,14 @@ class PostgresWriter:
         for left in reversed(range(_TRIES)):
             try:
                 taken = await self._commit(group)
-            except _BAD_ROW as error:
-                await self._write_singly(group, error)
-                return
-            except _AGAIN as error:
+            except psycopg.Error as error:
+                if _is_of_a_row(error):
+                    await self._write_singly(group, error)
+                    return
+                if not isinstance(error, _AGAIN) or not left:
+                    self._failed(group, error)
+                    return
+            except _BrokenError as error:
                 if not left:
                     self._failed(group, error)
             except Exception as error:  # noqa: BLE001 - whatever it is, who waits must hear of it, and no row be forgotten
@@ -279,6 +281,13 @@ class PostgresWriter:
                 log.error("records are lost", extra={"rows": len(rows_left) - MAX_UNWRITTEN})
                 del rows_left[:-MAX_UNWRITTEN]
         self._next = _Group(undo, queued.writes, later)
+
+
+def _is_of_a_row(error: psycopg.Error) -> bool:
+    """Tells whether one row of the group cannot be written, and the others can: the server, or the driver, refuses it."""
+    if isinstance(error, psycopg.ProgrammingError):
+        return error.sqlstate is None  # the server's own are about rights and tables
+    return isinstance(error, psycopg.DataError | psycopg.IntegrityError)
 
 
 def _add(to: Rows, rows: Mapping[Statement, list[Row]]) -> None:
