@@ -193,12 +193,15 @@ class AdmissionLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HealthConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the health of the integrations is followed, while somebody watches it (`sluice status --watch`)."""
+    """How the health of the integrations is followed: closely while somebody watches (`sluice status --watch`)."""
 
     poll_seconds: Positive = 1.0
-    """Pause between two questions to an adapter, which it answers without asking its vendor."""
+    """Pause between two questions to an adapter that is watched, which it answers without asking its vendor."""
     probe_seconds: Positive = 30.0
-    """Pause between two probes of a vendor."""
+    """Pause between two probes of a vendor that is watched."""
+    background_seconds: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """Pause, about, between two probes of an integration that nobody watches, so that lists of models know soon who came
+    back, and logs who went. 0: nobody is asked then."""
 
 
 class EmbeddingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,8 +1,9 @@
-"""How the integrations are: asking one, and following all of them for whoever watches."""
+"""How the integrations are: asking one, and following all of them, closely for whoever watches."""
 
 import asyncio
 import contextvars
 import logging
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -141,9 +142,9 @@ class _Watcher:
 
 
 class HealthMonitor:
-    """Follows the integrations while somebody watches; otherwise nothing of it runs. One per gateway.
+    """Follows the integrations: closely while somebody watches, else with a probe now and then. One per gateway.
 
-    Each watched integration has a task of its own, so that a slow one delays no other.
+    Each integration that is followed has a task of its own, so that a slow one delays no other.
     """
 
     def __init__(
@@ -166,6 +167,14 @@ class HealthMonitor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._probe_due: dict[str, float] = {}
         self._draining = False
+        self._closer: dict[str, asyncio.Event] = {}
+        """Wakes those who are followed in the background, because somebody watches."""
+
+    def start(self) -> None:
+        """Begins to follow in the background, if that is wanted."""
+        if self._config.background_seconds:
+            for integration in self._integrations:
+                self._begin(integration)
 
     @property
     def running(self) -> int:
@@ -218,6 +227,8 @@ class HealthMonitor:
             if watcher.follows_all:
                 watcher.ids.append(integration.id)
                 self._begin(integration)
+        if self._config.background_seconds:
+            self._begin(integration)
 
     def removed(self, integration: str) -> None:
         """Is told of an integration that went: who watches it sees that once."""
@@ -226,6 +237,7 @@ class HealthMonitor:
             task.cancel()
         self._now.pop(integration, None)
         self._probe_due.pop(integration, None)
+        self._closer.pop(integration, None)
         self._health.forget(integration)
         gone = pb.Integration(id=integration, health=pb.IntegrationHealth(state=pb.HealthState.HEALTH_STATE_REMOVED))
         for watcher in self._watchers:
@@ -258,9 +270,12 @@ class HealthMonitor:
         return pb.Integration(id=one, adapter=integration.adapter, placement=integration.placement)
 
     def _attach(self, watcher: _Watcher, asked: Sequence[Integration]) -> None:
-        self._watchers.add(watcher)
         for integration in asked:
+            if not self._is_watched(integration.id):
+                self._now.pop(integration.id, None)  # too old for who wants to know it now
+                self._closer.setdefault(integration.id, asyncio.Event()).set()
             self._begin(integration)
+        self._watchers.add(watcher)
 
     def _begin(self, integration: Integration) -> None:
         """Follows an integration, unless it is followed."""
@@ -276,9 +291,12 @@ class HealthMonitor:
     def _detach(self, watcher: _Watcher) -> None:
         self._watchers.discard(watcher)
         for one in watcher.ids:
-            if not any(one in other.ids for other in self._watchers):
+            if not self._is_watched(one) and not self._config.background_seconds:
                 self._following.pop(one).cancel()
                 self._now.pop(one, None)
+
+    def _is_watched(self, one: str) -> bool:
+        return any(one in watcher.ids for watcher in self._watchers)
 
     async def _follow(self, integration: Integration) -> None:
         try:
@@ -292,6 +310,8 @@ class HealthMonitor:
     async def _poll(self, integration: Integration) -> None:
         loop = asyncio.get_running_loop()
         silent: pb.IntegrationHealth | None = None
+        if not self._is_watched(integration.id):
+            await self._pause(integration.id, random.random())
         while True:
             health = await self._health.ask(integration, Call(_METHOD), probe=False)
             state = health.state
@@ -307,7 +327,21 @@ class HealthMonitor:
                 self._probe_due[integration.id] = loop.time() + self._config.probe_seconds
                 silent = health if health.reason == ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT else None
                 self._see(integration, health)
+            # Not at the same moment for all, nor for all gateways.
+            await self._pause(integration.id, random.uniform(0.8, 1.2))
+
+    async def _pause(self, one: str, share: float) -> None:
+        """Waits until it is time to ask again; in the background for a share of its pause, or until somebody watches."""
+        if self._is_watched(one):
             await asyncio.sleep(self._config.poll_seconds)
+            return
+        closer = self._closer.setdefault(one, asyncio.Event())
+        closer.clear()
+        try:
+            async with asyncio.timeout(self._config.background_seconds * share):
+                await closer.wait()
+        except TimeoutError:
+            self._probe_due.pop(one, None)
 
     def _see(self, integration: Integration, health: pb.IntegrationHealth) -> None:
         """Notes a state, and shows it to every watcher if it is another one."""
@@ -323,6 +357,8 @@ class HealthMonitor:
                 return
             if before.health.state != health.state:
                 self._on_change(integration.id)
+                state = pb.HealthState.Name(health.state).removeprefix("HEALTH_STATE_").lower()
+                log.info("an integration changed", extra={"integration": integration.id, "state": state})
         for watcher in self._watchers:
             if integration.id in watcher.ids:
                 watcher.pending[integration.id] = now

@@ -168,6 +168,7 @@ class Gateway:
         self._sweeper.start()
         self.responses.start()
         self.reloader.start()
+        self.monitor.start()
         if self._inside is not None:
             await self._inside.bind()
             await self._inside.ready()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ AVAILABLE = pb.HealthState.HEALTH_STATE_AVAILABLE
 MISCONFIGURED = pb.HealthState.HEALTH_STATE_MISCONFIGURED
 UNAVAILABLE = pb.HealthState.HEALTH_STATE_UNAVAILABLE
 UNREACHABLE = pb.HealthState.HEALTH_STATE_UNREACHABLE
-QUICK = {"poll_seconds": 0.01, "probe_seconds": 0.02}
+QUICK = {"poll_seconds": 0.01, "probe_seconds": 0.02, "background_seconds": 0.0}
 
 
 @pytest.fixture
@@ -233,6 +234,30 @@ async def test_nothing_runs_while_nobody_watches(start: Any, address: str, adapt
         watch = Watch(client, "fake")
         assert (await watch.next()).health.state == AVAILABLE
         assert monitor.running == 1
+
+
+async def test_in_the_background_each_is_probed_now_and_then(
+    start: Any, address: str, adapter: Adapter, until: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick = {"background_seconds": 0.02, "probe_seconds": 1000.0, "poll_seconds": 1000.0}
+    with caplog.at_level(logging.INFO):
+        async with start(settings(address, **quick)) as client:
+            monitor = client.gateway.monitor
+            await until(lambda: adapter.probes > 2)
+            adapter.status.available = False
+            await until(lambda: "an integration changed" in caplog.text)
+            assert monitor.running == 2
+
+
+async def test_who_comes_to_watch_is_told_how_it_is_now(start: Any, address: str, adapter: Adapter, until: Any) -> None:
+    async with start(settings(address, background_seconds=1000.0)) as client:
+        for available in (True, False, True):
+            adapter.status.available = available
+            watch = Watch(client, "fake")
+            assert (await watch.next()).health.state == (AVAILABLE if available else UNAVAILABLE)
+            watch.call.cancel()
+            await until(lambda: not client.gateway.monitor._watchers)
+            assert client.gateway.monitor.running == 2
 
 
 async def test_a_watcher_that_does_not_read_is_owed_the_newest_state_alone(
