@@ -196,10 +196,10 @@ OLLAMA = Format(
     },
     models=models,
     model_facts={
-        "a": {"family": "nomic-bert", "parameter_size": "137M", "size": "261.6 MiB", "context_window": 2048},
-        "b": {"family": "qwen3", "size_bytes": 5_225_388_164, "size": "4.9 GiB", "context_window": 40960},
-        "c-cloud": {"family": "gptoss", "parameter_size": "116.8B", "size": "", "size_bytes": 0},
-        "d": {"family": "", "size": "812 B", "context_window": 0},
+        "a": {"family": "nomic-bert", "parameter_size": "137M", "display_size": "261.6 MiB", "context_window": 2048},
+        "b": {"family": "qwen3", "size_bytes": 5_225_388_164, "display_size": "4.9 GiB", "context_window": 40960},
+        "c-cloud": {"family": "gptoss", "parameter_size": "116.8B", "display_size": "", "size_bytes": 0},
+        "d": {"family": "", "display_size": "812 B", "context_window": 0},
     },
     capabilities={
         "a": frozenset({_C.CAPABILITY_EMBEDDINGS}),

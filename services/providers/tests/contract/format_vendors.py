@@ -257,8 +257,8 @@ FACTS: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     "groq": {"a": {"context_window": 131072, "max_output_tokens": 32768}, "b": {"context_window": 448}},
     "litellm": {"a": {"context_window": 1047576, "max_output_tokens": 32768}, "b": {"context_window": 8191}},
     "llamacpp": {
-        "a": {"context_window": 131072, "size_bytes": 4912898304, "size": "4.6 GiB", "parameter_size": "8.0B"},
-        "b": {"size": "", "owned_by": "llamacpp"},
+        "a": {"context_window": 131072, "size_bytes": 4912898304, "display_size": "4.6 GiB", "parameter_size": "8.0B"},
+        "b": {"display_size": "", "owned_by": "llamacpp"},
     },
     "lmstudio": {"a": {"family": "qwen2_vl", "owned_by": "mlx-community", "context_window": 32768}},
     "mistral": {"a": {"context_window": 131072, "display_name": "mistral-medium-2508"}},
