@@ -22,6 +22,7 @@ from sluice.auth.v1.identity_pb2 import Identity
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.config import GatewayConfig, RedisConfig
 from sluice_gateway.records.url import is_shared
+from sluice_gateway.responses.redis_appends import Appends
 from sluice_gateway.responses.redis_scripts import APPEND, FREE, RENEW
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.store import (
@@ -66,7 +67,7 @@ class RedisStore:
         self._turns = asyncio.Semaphore(_CONNECTIONS)
         # Who waits for what another gateway writes holds a connection all the while.
         self._waiting: Any = redis.Redis.from_url(url, max_connections=_MAX_FOLLOWED, **options)
-        self._append = self._redis.register_script(APPEND)
+        self._appends = Appends(self._redis, APPEND, self._ask)
         self._renew = self._redis.register_script(RENEW)
         self._compare_and_delete = self._redis.register_script(FREE)
         self._leases: dict[str, str] = {}
@@ -89,6 +90,7 @@ class RedisStore:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._appends.close()
         await self._redis.aclose()
         await self._waiting.aclose()
 
@@ -289,25 +291,11 @@ class RedisStore:
         limits = self._config.log
         error = b"" if ended is None or ended.error is None else to_status(ended.error).SerializeToString()
         keys = [self._of(kind, response_id) for kind in ("lease", "events", "about")]
-        written = await self._ask(
-            self._append(
-                keys=[*keys, self._key("running")],
-                args=[
-                    token,
-                    first,
-                    count,
-                    body,
-                    limits.response_bytes,
-                    "" if ended is None else ended.state.value,
-                    error,
-                    b"" if ended is None else ended.answer,
-                    int(limits.retention_seconds * 1000),
-                    int(max(limits.retention_seconds, limits.answer_seconds) * 1000),
-                    response_id,
-                ],
-            )
-        )
-        return bool(written)
+        args = [token, first, count, body, limits.response_bytes]
+        args += ["" if ended is None else ended.state.value, error, b"" if ended is None else ended.answer]
+        kept = int(limits.retention_seconds * 1000)
+        args += [kept, max(kept, int(limits.answer_seconds * 1000)), response_id]
+        return await self._appends.run([*keys, self._key("running")], args)
 
     async def _listen(self) -> None:
         async with self._waiting.pubsub() as channel:
