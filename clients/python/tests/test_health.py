@@ -17,7 +17,10 @@ from .fake import Line
 QUICK = RetryPolicy(initial=0.02, maximum=0.1, patience=5.0)
 AVAILABLE = pb.HealthState.HEALTH_STATE_AVAILABLE
 UNREACHABLE = pb.HealthState.HEALTH_STATE_UNREACHABLE
-TWO = {"providers": {"scripted": {"adapter": "scripted"}, "twin": {"adapter": "scripted"}}}
+TWO = {
+    "providers": {"scripted": {"adapter": "scripted"}, "twin": {"adapter": "scripted"}},
+    "gateway": {"health": {"background_seconds": 0}},  # so that what runs is what is watched
+}
 
 
 def gone(port: str, *, back: bool) -> dict[str, object]:
