@@ -6,6 +6,8 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+from tests.servers.tcp import listening
+
 TOKEN = "gho_1f0c9d7e3a42688d61e5b"
 CHUNK = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5-mini"}
 
@@ -31,15 +33,12 @@ class GitHub:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["GitHub"]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield self
-        finally:
-            server.close()
-            for writer in self._connections:
-                writer.close()
-            await server.wait_closed()
+        async with listening(self._serve) as self.port:
+            try:
+                yield self
+            finally:
+                for writer in self._connections:
+                    writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections.add(writer)

@@ -15,6 +15,7 @@ from sluice_kit.config import ServerConfig
 from sluice_kit.errors import SluiceError
 from sluice_kit.rpc import SendMessage
 from sluice_kit.server import Server
+from tests.servers.tcp import listening
 
 RESPONSE: Final = "responses/conformance"
 ACCEPTED: Final = event_pb2.Event(accepted=event_pb2.Accepted(response=RESPONSE))
@@ -60,17 +61,15 @@ class Line:
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Line]:
         """Takes connections for the length of the block."""
-        server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        self.address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        try:
-            yield self
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            if self._tasks:
-                await asyncio.wait(self._tasks)
-            await server.wait_closed()
+        async with listening(self._connect) as port:
+            self.address = f"127.0.0.1:{port}"
+            try:
+                yield self
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
 
     def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -81,15 +80,17 @@ class Line:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, budget: int | None) -> None:
         asked = [0]
-        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._upward(reader, upstream_writer, asked))
-                group.create_task(self._downward(upstream_reader, writer, asked, budget))
-        except* (ConnectionError, _CutError):
-            pass  # either side left, or it was time to break: both sides see it below
+            upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._upward(reader, upstream_writer, asked))
+                    group.create_task(self._downward(upstream_reader, writer, asked, budget))
+            except* (ConnectionError, _CutError):
+                pass  # either side left, or it was time to break: both sides see it below
+            finally:
+                upstream_writer.transport.abort()
         finally:
-            upstream_writer.transport.abort()
             writer.transport.abort()
 
     async def _upward(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, asked: list[int]) -> None:

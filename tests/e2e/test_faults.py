@@ -20,6 +20,7 @@ from sluice_client import SluiceClient, question
 from sluice_kit.channels import open_channel
 from sluice_kit.errors import SluiceError, UnavailableError, from_rpc_error
 from sluice_kit.testing import mesh
+from tests.servers.tcp import listening
 
 from .processes import Up
 
@@ -59,10 +60,8 @@ class Vendor:
 @pytest.fixture
 async def vendor() -> AsyncIterator[tuple[Vendor, str]]:
     made = Vendor()
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    yield made, f"http://127.0.0.1:{port}/v1"
-    server.close()
+    async with listening(made.serve) as port:
+        yield made, f"http://127.0.0.1:{port}/v1"
 
 
 @pytest.mark.parametrize("placement", ["process", "colocated"])

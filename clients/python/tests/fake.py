@@ -13,6 +13,7 @@ from sluice_kit.config import ServerConfig
 from sluice_kit.errors import SluiceError
 from sluice_kit.rpc import SendMessage
 from sluice_kit.server import Server
+from tests.servers.tcp import close
 
 RESPONSE = "responses/r1"
 UNKNOWN = event_pb2.Event.FromString(b"\xfa\x07\x00")
@@ -154,6 +155,7 @@ class Line:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self._server: asyncio.Server | None = None
+        self._stopped = False
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
@@ -170,21 +172,36 @@ class Line:
 
     async def stop(self) -> None:
         """Breaks every connection and takes no new ones."""
-        if self._server is not None:
-            self._server.close()
-            self.cut()
-            await self._server.wait_closed()
+        self._stopped = True
+        for task in self._tasks:
+            task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        if self._server is not None:
+            await close(self._server)
 
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopped:
+            writer.transport.abort()
+            return
         self.connections += 1
-        upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
-        self._open |= {writer, upstream_writer}
-        for source, sink in ((reader, upstream_writer), (upstream_reader, writer)):
-            task = asyncio.create_task(self._copy(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._join(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ends = {writer}
+        try:
+            upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
+            ends.add(upstream_writer)
+            self._open |= ends
+            await asyncio.gather(self._copy(reader, upstream_writer), self._copy(upstream_reader, writer))
+        except ConnectionError:
+            pass  # nobody is there, which the client sees by the end of its own connection
+        finally:
+            for end in ends:
+                end.transport.abort()
+            self._open -= ends
 
     async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
@@ -195,7 +212,6 @@ class Line:
             pass  # cut: that is what it is for
         finally:
             sink.transport.abort()
-            self._open.discard(sink)
 
 
 @contextlib.asynccontextmanager

@@ -154,12 +154,13 @@ async def test_a_rule_of_the_contract_is_enforced_before_the_handler() -> None:
 async def test_a_handler_knows_its_deadline_and_its_request_id() -> None:
     tasks = Tasks()
     async with served(tasks) as (_, stub):
-        await stub.GetTask(pb.GetTaskRequest(name="tasks/x-1"), timeout=5, metadata=[("x-request-id", "abc")])
+        await stub.GetTask(pb.GetTaskRequest(name="tasks/x-1"), timeout=500, metadata=[("x-request-id", "abc")])
         await stub.GetTask(pb.GetTaskRequest(name="tasks/x-1"))
     limited, free = tasks.calls
     remaining = limited.time_remaining()
     assert remaining is not None
-    assert 0 < remaining <= 5
+    # Clocks differ and deadlines travel rounded: far from what a busy machine takes, and from what nobody set.
+    assert 250 < remaining < 750
     assert limited.request_id == "abc"
     assert free.time_remaining() is None
     assert free.request_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import subprocess
@@ -18,6 +17,7 @@ from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit import logs
 from sluice_kit.config import LogConfig
 from sluice_kit.errors import SluiceError, to_status
+from tests.servers.tcp import listening
 
 from .certificates import certificate
 from .conftest import Start, wires_with
@@ -207,10 +207,9 @@ async def test_in_proxies(transport: str, wire: Format, upstream: Upstream, tmp_
 @every_format
 async def test_in_certificates(transport: str, wire: Format, tmp_path: Path, shown: Shown) -> None:
     chain, context = certificate(tmp_path, ECHO, x509.DNSName(f"{ECHO}.invalid"))
-    server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0, ssl=context)
-    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     request = asking("vendor", wire.model, PROMPT)
-    try:
+    async with listening(lambda reader, writer: writer.close(), context) as port:
+        url = f"https://127.0.0.1:{port}"
         # Once it is not trusted, and once it is for another name.
         for more in ({}, {"ca_file": str(chain)}):
             settings = {"adapter": wire.adapter, **wire.settings(url), **more}
@@ -220,6 +219,3 @@ async def test_in_certificates(transport: str, wire: Format, tmp_path: Path, sho
                 assert outcome.error.reason_name == "UPSTREAM_UNAVAILABLE"
                 await shown.fails(running, request)
                 await shown.calls(running, request)
-    finally:
-        server.close()
-        await server.wait_closed()

@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.servers.tcp import listening
+
 
 @dataclass
 class Request:
@@ -165,13 +167,10 @@ def head_of(status: int, headers: Mapping[str, str]) -> bytes:
 async def running_upstream(tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
     """Runs the server for the length of the block."""
     upstream = Upstream(scheme="https" if tls else "http")
-    server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0, ssl=tls)
-    upstream.port = server.sockets[0].getsockname()[1]
     try:
-        yield upstream
+        async with listening(upstream.serve, tls) as upstream.port:
+            yield upstream
     finally:
-        server.close()
-        await server.wait_closed()
         assert not upstream.broken, upstream.broken
 
 
