@@ -30,6 +30,8 @@ SECTIONS = ("state_dir", "auth", "log", "server", "telemetry", "tls", "gateway",
 _PLACEHOLDER = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _ENV_PREFIX = "SLUICE_"
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?:key in )?\$(?P<path>[^`]*)`)?$", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+_ANY_KEY = "..."
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]+)`")
 T = TypeVar("T")
 
@@ -127,9 +129,9 @@ class ConfigDocument:
                 for key, default in defaults.items()
             } | value
         try:
-            return msgspec.convert(value, type_, strict=False, dec_hook=_hook)
+            return _convert(value, type_)
         except msgspec.ValidationError as error:
-            raise self._explain(name, value, str(error)) from None
+            raise self._explain(name, value, type_, str(error)) from None
 
     def entries(self, name: str) -> tuple[str, ...]:
         """Returns the names under a section that is a map, e.g. the ids of `providers`."""
@@ -167,12 +169,12 @@ class ConfigDocument:
         source = str(self.path) if self.path is not None else "configuration"
         return f"{source}:{line}: " if line is not None else f"{source}: "
 
-    def _explain(self, name: str, value: Any, text: str) -> ConfigError:
+    def _explain(self, name: str, value: Any, type_: type[Any], text: str) -> ConfigError:
         match = _AT.match(text)
         what = match["what"] if match else text
-        inner = (match["path"] or "") if match else ""
-        path = name + re.sub(r"\[(\d+)\]", r".\1", inner)
-        unset = _dig(value, path[len(name) + 1 :])
+        steps = _steps((match["path"] or "") if match else "", value, type_, text)
+        path = ".".join((name, *steps))
+        unset = _dig(value, steps)
         if isinstance(unset, Unset):
             return self.error(path, f"environment variable {unset.variable} is not set")
         unknown = _UNKNOWN_FIELD.search(what)
@@ -294,8 +296,44 @@ def _hook(type_: type, value: Any) -> Any:
     raise NotImplementedError(f"no way to read a {type_.__name__}")
 
 
-def _dig(value: Any, dotted: str) -> Any:
-    for part in filter(None, dotted.split(".")):
+def _convert(value: Any, type_: type[T]) -> T:
+    return msgspec.convert(value, type_, strict=False, dec_hook=_hook)
+
+
+def _steps(path: str, value: Any, type_: type[Any], text: str) -> list[str]:
+    """Returns the names on the way to a mistake that msgspec found.
+
+    It does not say at which key of a map, so the first of them is looked for that has this mistake without the others.
+    """
+    steps: list[str] = []
+    for name, index in _STEP.findall(path):
+        step = name or index
+        within = _dig(value, steps)
+        if step == _ANY_KEY and isinstance(within, dict):
+            for key in within:
+                alone = _only(value, steps, key)
+                try:
+                    _convert(alone, type_)
+                except msgspec.ValidationError as error:
+                    if str(error) == text:
+                        step, value = key, alone
+                        break
+        steps.append(step)
+    return steps
+
+
+def _only(value: Any, steps: Sequence[str], key: str) -> Any:
+    """Returns a value whose map at the end of `steps` has one key alone."""
+    if not steps:
+        return {key: value[key]}
+    first, rest = steps[0], steps[1:]
+    if isinstance(value, list):
+        return [_only(item, rest, key) if str(number) == first else item for number, item in enumerate(value)]
+    return value | {first: _only(value[first], rest, key)}
+
+
+def _dig(value: Any, steps: Iterable[str]) -> Any:
+    for part in steps:
         if isinstance(value, dict):
             value = value.get(part)
         elif isinstance(value, list) and part.isdigit() and int(part) < len(value):

@@ -17,6 +17,8 @@ class Inner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:1"
     inner: Inner = Inner()
+    named: dict[str, Inner] = {}
+    tables: list[dict[str, dict[str, int]]] = []
     ratio: float = 0.5
     key: Secret = Secret(None, "EXAMPLE_KEY")
 
@@ -70,6 +72,14 @@ def test_a_missing_secret_knows_its_variable(tmp_path: Path) -> None:
         ("gateway:\n  inner:\n    names:\n      - a\n      - 7\n", 5, ["gateway.inner.names.1", "str"]),
         ("gateway:\n  listen: ${NOT_SET}\n", 2, ["gateway.listen", "NOT_SET is not set"]),
         ("gateway:\n  listen: a\n  listen: b\n", 3, ["set twice"]),
+        ("gateway:\n  named:\n    a: {port: 1}\n    b.c/d:\n      port: x\n", 5, ["gateway.named.b.c/d.port", "int"]),
+        ("gateway:\n  named:\n    a: {port: 1}\n    b: {prot: 1}\n", 4, ["gateway.named.b.prot", "no such setting"]),
+        ("gateway:\n  named:\n    a.b: {port: '${NOT_SET}'}\n", 3, ["gateway.named.a.b.port", "NOT_SET is not set"]),
+        (
+            "gateway:\n  tables:\n    - a: {}\n    - b:\n        c: 1\n        d: x\n",
+            6,
+            ["gateway.tables.1.b.d", "int"],
+        ),
         ("\ngatway: {}\n", 2, ["gatway", "no such section", "gateway"]),
         ("gateway:\n  listen: [\n", 3, []),
         ("- a\n", 1, ["map of sections"]),
