@@ -8,11 +8,12 @@ from sluice_gateway.config import GatewayConfig
 from sluice_gateway.pipeline.plan import Planner, Routes
 from sluice_gateway.pipeline.prompts import Prompts, stamp
 from sluice_gateway.pipeline.settle import Prices
-from sluice_kit.config import ConfigDocument, ConfigError
+from sluice_kit.config import SECTIONS, ConfigDocument, ConfigError
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 2.0
+_FOLLOWED: Final = frozenset({"routes", "default_route", "default_model", "limits", "prices", "prompts"})
 
 
 class Reloader:
@@ -47,6 +48,9 @@ class Reloader:
         self._seen = self._stamp()
         try:
             document = self._document.again()
+            if self._is_empty():
+                # A disk that is full leaves such a file, and taken for what it says it would empty the table of routes.
+                raise ConfigError(f"{self._document.path}: there is nothing in it")
             config = document.section("gateway", GatewayConfig)
             routes, prices, prompts = Routes(document, config), Prices(document, config), Prompts(document, config)
         except ConfigError as error:
@@ -56,11 +60,24 @@ class Reloader:
         self._prices.take(prices)
         self._prompts.take(prompts)
         log.info("routes and prices are taken from the configuration", extra={"routes": ", ".join(routes.table)})
+        if waiting := self._waiting(document):
+            log.warning("changes of other settings need a restart", extra={"settings": ", ".join(waiting)})
         return True
+
+    def _waiting(self, document: ConfigDocument) -> list[str]:
+        """Returns the names of what has changed since the start and is not followed."""
+        before, now = self._document.data, document.data
+        changed = [name for name in SECTIONS if name != "gateway" and before.get(name) != now.get(name)]
+        ours_before, ours_now = before.get("gateway") or {}, now.get("gateway") or {}
+        names = sorted({*ours_before, *ours_now} - _FOLLOWED)
+        return [*(f"gateway.{name}" for name in names if ours_before.get(name) != ours_now.get(name)), *changed]
+
+    def _is_empty(self) -> bool:
+        return self._document.path is not None and not self._document.path.read_text(encoding="utf-8").strip()
 
     def _on_tick(self) -> None:
         now = self._stamp()
-        # While a file is replaced there may be none for a moment.
+        # While a file is replaced there may be none, or an empty one, for a moment.
         if now is not None and now != self._seen:
             self.reload()
         self.start()
@@ -71,5 +88,7 @@ class Reloader:
         try:
             found = self._document.path.stat()
         except OSError:
+            return None
+        if not found.st_size:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino, stamp(self._prompts.folder)

@@ -68,6 +68,31 @@ async def test_a_change_of_the_file_is_noticed(start: Any, ask: Any) -> None:
         assert (await client.stream(ask(""))).text == "the mesh"
 
 
+async def test_an_empty_file_changes_nothing(start: Any, ask: Any, caplog: pytest.LogCaptureFixture) -> None:
+    async with start({"routes": {"default": {"targets": [A]}}}) as client:
+        reloader = client.gateway.reloader
+        path = client.mesh.document.path
+        path.write_text("", encoding="utf-8")
+        reloader._on_tick()  # it is being written
+        assert not caplog.records or "stay as they were" not in caplog.records[-1].message
+        assert not reloader.reload()
+        assert "there is nothing in it" in vars(caplog.records[-1])["problem"]
+        assert (await client.stream(ask(""))).text == "the"
+
+
+async def test_what_needs_a_restart_is_named(start: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with start({"routes": {"default": {"targets": [A]}}}) as client:
+        with changed(client.mesh.document, routes={"default": {"targets": [B]}}):
+            assert client.gateway.reloader.reload()
+        assert not [record for record in caplog.records if "need a restart" in record.message]
+        with changed(client.mesh.document, admission={"in_flight": 7}) as path:
+            path.write_text(path.read_text(encoding="utf-8") + "\nlog: {level: debug}\n", encoding="utf-8")
+            assert client.gateway.reloader.reload()
+    [record] = [record for record in caplog.records if "need a restart" in record.message]
+    assert vars(record)["settings"] == "gateway.admission, log"
+
+
 async def test_sighup_reloads(tmp_path: Path) -> None:
     path = tmp_path / "sluice.yaml"
     settings: dict[str, Any] = {"state_dir": str(tmp_path / "state"), "gateway": {"listen": f"unix:{tmp_path}/g.sock"}}
