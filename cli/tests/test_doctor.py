@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -15,10 +16,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.retrieval.v1.corpus_pb2 import LocalSource, Source
+from sluice_cli.authority import Authority
 from sluice_cli.checkup import door, local, running
 from sluice_cli.checkup.findings import Finding, Findings, Level
 from sluice_cli.mesh import Target
 from sluice_client import RetryPolicy, SluiceClient
+from sluice_kit.errors import make_error
 from sluice_kit.roles import ROLES
 from sluice_kit.testing import Mesh, mesh
 
@@ -122,9 +127,70 @@ async def test_parts_that_are_away_and_routes_without_targets_are_failures(tmp_p
     }
     async with mesh(settings) as up:
         out, _ = await both(up.address, "doctor", code=1)
-    assert "fail  gone: its service does not answer" in out
+    assert "fail  gone: the gone service does not answer → is it running" in out
     assert "fail  route default: none of its targets is available: gone/m" in out
     assert "fail  retrieval: " in out
+
+
+async def test_stores_that_are_away_are_named(tmp_path: Path) -> None:
+    settings = {
+        "gateway": {
+            "records": {"url": "postgresql://sluice:4711@127.0.0.1:1/sluice"},
+            "log": {"redis": {"url": "redis://:4711@127.0.0.1:1/0"}},
+        }
+    }
+    async with mesh(settings) as up:
+        out, _ = await both(up.address, "doctor", code=1)
+    assert "fail  gateway: its records cannot be used, so it takes no new requests → is Postgres up" in out
+    assert "fail  gateway: its response log cannot be used, so it takes no new requests → is Redis up" in out
+    assert "fail  conversations: " in out
+    assert "4711" not in out
+
+
+async def test_an_adapter_that_is_refused_by_its_certificate_is_said_to_be_that(tmp_path: Path) -> None:
+    authority = Authority.create(tmp_path / "certs", "sluice.local")
+    authority.issue("gateway", datetime.timedelta(days=1))
+    files = {"certificate": "gateway.pem", "key": "gateway.key", "ca": "ca.pem"}
+    plain = grpc.aio.server()
+    port = plain.add_insecure_port("127.0.0.1:0")
+    await plain.start()
+    settings = {
+        "tls": {name: str(tmp_path / "certs" / file) for name, file in files.items()},
+        "gateway": {"integrations": {"other": {"address": f"127.0.0.1:{port}"}}},
+    }
+    try:
+        async with mesh(settings) as up:
+            finding = of(await examined(up.address), "other")
+    finally:
+        await plain.stop(None)
+    assert finding.said.startswith("the other service does not answer: ")
+    assert "TLS" in finding.said
+    assert "sluice certs show" in finding.todo
+
+
+async def test_the_address_of_another_service_is_no_door() -> None:
+    async with mesh({"providers": {"scripted": {"adapter": "scripted", "listen": "127.0.0.1:0"}}}) as up:
+        adapter = up.servers["scripted"].address
+        finding = of(await examined(adapter), "gateway")
+    assert finding.said == f"what listens at {adapter} is no gateway's door, though it answers health"
+
+
+async def test_a_corpus_is_searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("health")
+    async with mesh({"retrieval": {"allowed_roots": [str(tmp_path)]}}, retrieval=True) as up:
+        async with SluiceClient(up.address) as client:
+            await client.create_corpus("texts")
+            task = await client.index_corpus("texts", Source(local=LocalSource(path=str(tmp_path))))
+            await client.watch_task(task.name).result()
+        assert of(await examined(up.address), "search").said == "corpora/texts can be searched"
+
+        async def away(*_: object, **__: object) -> None:
+            raise make_error(ErrorReason.ERROR_REASON_STORE_UNAVAILABLE, "the vectors cannot be read")
+
+        monkeypatch.setattr(SluiceClient, "search", away)
+        finding = of(await examined(up.address), "search")
+    assert finding.said == "corpora/texts cannot be searched: the vectors cannot be read"
+    assert "retrieval.store" in finding.todo
 
 
 async def test_a_key_that_is_missing_is_asked_for(tmp_path: Path) -> None:
@@ -154,7 +220,7 @@ async def test_what_is_no_gateway_is_noticed() -> None:
     assert finding.said == f"what listens at 127.0.0.1:{port} is no gateway"
 
 
-def certificate(days: int) -> tuple[bytes, bytes]:
+def certificate(days: int, begins: int = -10) -> tuple[bytes, bytes]:
     """A certificate for localhost that signed itself, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
@@ -165,7 +231,7 @@ def certificate(days: int) -> tuple[bytes, bytes]:
         .issuer_name(name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=10))
+        .not_valid_before(now + datetime.timedelta(days=begins))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
@@ -278,6 +344,41 @@ async def test_little_room_and_open_doors_are_warnings(tmp_path: Path, monkeypat
     findings = await configured(tmp_path, settings, monkeypatch)
     assert of(findings, "state_dir").level is Level.WARN
     assert "without a key" in of(findings, "gateway.listen").said
+
+
+@pytest.mark.parametrize(
+    ("begins", "ends", "level", "said"),
+    [
+        (-10, 400, Level.OK, "holds until"),
+        (-100, 1, Level.WARN, "ends soon"),
+        (-10, -1, Level.FAIL, "ended at"),
+        (2, 400, Level.FAIL, "not yet"),
+    ],
+)
+async def test_the_meshs_own_certificates_are_judged(
+    begins: int, ends: int, level: Level, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority.create(tmp_path, "sluice.local")
+    authority.issue("openai", datetime.timedelta(days=1))
+    (tmp_path / "openai.pem").write_bytes(certificate(ends, begins)[0])
+    files = {"certificate": "openai.pem", "key": "openai.key", "ca": "ca.pem"}
+    findings = await configured(tmp_path, {"tls": files}, monkeypatch)
+    assert (of(findings, "tls.certificate").level, said in of(findings, "tls.certificate").said) == (level, True)
+    assert of(findings, "tls.ca").level is Level.OK
+
+
+async def test_what_is_no_certificate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    findings = await configured(tmp_path, {"tls": {"ca": "ca.pem"}}, monkeypatch)
+    assert "holds no certificate" in of(findings, "tls.ca").said
+
+
+async def test_a_disk_that_is_read_only_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.statvfs(tmp_path)
+    values = [*real[:8], real.f_flag | os.ST_RDONLY, *real[9:]]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
+    finding = of(await configured(tmp_path, {}, monkeypatch), "state_dir")
+    assert (finding.level, "read-only" in finding.said) == (Level.FAIL, True)
 
 
 async def test_a_file_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:

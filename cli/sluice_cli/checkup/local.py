@@ -1,9 +1,12 @@
 """What can be seen on this machine: the configuration, the files it names, the disk, and where telemetry goes."""
 
 import asyncio
+import os
 import shutil
 import stat
+import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -11,6 +14,7 @@ from urllib.parse import urlsplit
 from sluice_cli.checkup.findings import Findings
 from sluice_cli.config import problems_of, unset_variables
 from sluice_kit.config import AuthConfig, ConfigDocument, ConfigError, is_private_address, load
+from sluice_kit.tls_validity import validity_of
 
 _LITTLE_BYTES: Final = 1024**3
 _LITTLE_SHARE: Final = 0.05
@@ -18,6 +22,10 @@ _SECONDS: Final = 3.0
 _FILES: Final = ("keys_file", "key", "certificate", "ca", "client_ca", "ca_file")
 _PRIVATE: Final = ("keys_file", "key")
 """Settings whose files nobody else should read."""
+_CERTIFICATES: Final = ("certificate", "ca", "client_ca")
+"""Settings whose files hold certificates."""
+_LITTLE_LIFE: Final = 0.1
+"""The share of a certificate's life from which on somebody has to know, as services say it in their logs."""
 
 
 async def examine(path: Path, findings: Findings) -> None:
@@ -73,8 +81,32 @@ def _files(document: ConfigDocument, findings: Findings) -> None:
             continue
         if name in _PRIVATE and mode & (stat.S_IRWXG | stat.S_IRWXO):
             findings.warn(path, f"others can read {file} (mode {mode & 0o777:o})", f"chmod 600 {file}")
+        elif name in _CERTIFICATES:
+            _certificate(path, file, findings)
         else:
             findings.ok(path, f"{file} is there")
+
+
+def _certificate(path: str, file: Path, findings: Findings) -> None:
+    try:
+        begins, ends = validity_of(file.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError) as error:
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        findings.fail(path, f"{file}: {said}", "put a certificate there, or mend the setting")
+        return
+    now = time.time()
+    if now < begins:
+        findings.fail(path, f"{file} holds from {_when(begins)} on, and not yet", "is this machine's clock right?")
+    elif now >= ends:
+        findings.fail(path, f"{file} ended at {_when(ends)}", "renew it; services take new files by themselves")
+    elif ends - now < (ends - begins) * _LITTLE_LIFE:
+        findings.warn(path, f"{file} ends soon, at {_when(ends)}", "see why it was not renewed")
+    else:
+        findings.ok(path, f"{file} holds until {_when(ends)}")
+
+
+def _when(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _prices(document: ConfigDocument, findings: Findings) -> None:
@@ -103,6 +135,9 @@ def _disk(document: ConfigDocument, findings: Findings) -> None:
     folder = document.state_dir()
     if not folder.exists():
         return  # the mesh runs elsewhere, or has not begun
+    if os.statvfs(folder).f_flag & os.ST_RDONLY:
+        findings.fail("state_dir", f"{folder} is on a file system that is read-only", "see why, and mount it anew")
+        return
     usage = shutil.disk_usage(folder)
     room = f"{usage.free / 1024**3:.1f} GiB free of {usage.total / 1024**3:.0f}"
     if usage.free < _LITTLE_BYTES or usage.free < usage.total * _LITTLE_SHARE:

@@ -11,11 +11,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from sluice.error.v1.error_reason_pb2 import ErrorReason as R
 from sluice.gateway.v1.integration_service_pb2 import HealthState, Integration
 from sluice.gateway.v1.model_service_pb2 import ListRoutesResponse
+from sluice.retrieval.v1.search_service_pb2 import SearchMode
 from sluice_cli.checkup.door import speaks_tls
 from sluice_cli.checkup.findings import Findings
 from sluice_cli.mesh import Target
 from sluice_client import question
 from sluice_kit.errors import SluiceError
+from sluice_kit.health import READINESS
 from sluice_kit.roles import ROLES
 
 if TYPE_CHECKING:
@@ -26,6 +28,19 @@ _SKEW_SECONDS: Final = 5.0
 _CHECK_SECONDS: Final = 5.0
 _ASK_SECONDS: Final = 60.0
 _OLD_DAYS: Final = 90
+
+_SERVERS: Final = {
+    "records": "is Postgres up, and may the gateway reach it? See gateway.records.url and the gateway's log",
+    "response log": "is Redis up, and may the gateway reach it? See gateway.log.redis.url and the gateway's log",
+}
+"""What to look at for what a gateway needs, by its name in health."""
+
+
+def _why_unreachable(said: str) -> str:
+    """Returns what to do about a service that the gateway cannot reach. `said` says whether TLS is why."""
+    if "TLS" in said:
+        return "compare its certificate, key and CA with the gateway's: `sluice certs show`; see both logs"
+    return "is it running, and at the address that the gateway has? See its log"
 
 
 class Patient:
@@ -40,6 +55,8 @@ class Patient:
         """Looks at everything that the gateway can be asked."""
         if not await self._serves() or not await self._accepts_the_key():
             return
+        await self._needs()
+        await self._conversations()
         await self._contracts()
         integrations = await self._integrations()
         routes = await self._routes(integrations)
@@ -66,11 +83,40 @@ class Patient:
         self._findings.ok("gateway", "serves")
         return True
 
+    async def _needs(self) -> None:
+        """Names what the gateway needs and does not get: it says by health which that is."""
+        stub: Any = self._client.stub(health_pb2_grpc.HealthStub)
+        for need, todo in _SERVERS.items():
+            request = health_pb2.HealthCheckRequest(service=f"{READINESS}/{need}")
+            try:
+                answer = await stub.Check(request, timeout=_CHECK_SECONDS)
+            except grpc.aio.AioRpcError as error:
+                if error.code() != grpc.StatusCode.NOT_FOUND:  # that is kept on no server, or by an older gateway
+                    said = f"whether its {need} can be used cannot be asked ({error.code().name})"
+                    self._findings.warn("gateway", said, "see its log")
+            else:
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    self._findings.ok("gateway", f"its {need} can be used")
+                else:
+                    self._findings.fail("gateway", f"its {need} cannot be used, so it takes no new requests", todo)
+
+    async def _conversations(self) -> None:
+        try:
+            async for _ in self._client.list_conversations(page_size=1):
+                break
+        except SluiceError as error:
+            todo = "is their database up, and its disk in order? See gateway.conversations.url and the gateway's log"
+            self._findings.fail("conversations", error.message, todo)
+
     async def _accepts_the_key(self) -> bool:
         try:
             await self._client.list_routes()
         except SluiceError as error:
-            if error.reason == R.ERROR_REASON_UNAUTHENTICATED:
+            if error.reason == R.ERROR_REASON_UNSUPPORTED_OPERATION:
+                # An adapter's address, say, or the gateway's own for health.
+                said = f"what listens at {self._target.address} is no gateway's door, though it answers health"
+                self._findings.fail("gateway", said, "use the address of gateway.listen")
+            elif error.reason == R.ERROR_REASON_UNAUTHENTICATED:
                 self._findings.fail("key", error.message, "set SLUICE_API_KEY; `sluice keys new` makes keys")
             elif error.reason == R.ERROR_REASON_PERMISSION_DENIED:
                 self._findings.fail("key", error.message, "ask for a key with that role")
@@ -143,9 +189,7 @@ class Patient:
             names = ", ".join(health.missing_settings)
             self._findings.warn(one.id, f"not configured: {names} not set", f"set {names} and restart the mesh")
         elif health.state == HealthState.HEALTH_STATE_UNREACHABLE:
-            self._findings.fail(
-                one.id, "its service does not answer", "is it running, and at that address? See its log"
-            )
+            self._findings.fail(one.id, health.detail or "its service does not answer", _why_unreachable(health.detail))
         elif health.state != HealthState.HEALTH_STATE_AVAILABLE:
             self._findings.fail(
                 one.id, health.detail or "not available", f"see {R.Name(health.reason)} in docs/errors.md"
@@ -201,13 +245,16 @@ class Patient:
             corpora = await self._client.list_corpora().all()
         except SluiceError as error:
             if error.reason == R.ERROR_REASON_SERVICE_UNREACHABLE:
+                self._findings.fail("retrieval", error.message, _why_unreachable(error.message))
+            elif error.reason == R.ERROR_REASON_STORE_UNAVAILABLE:
                 self._findings.fail(
-                    "retrieval", error.message, "is it running? See its log, and gateway.retrieval.address"
+                    "retrieval", error.message, "is the server of retrieval.records.url up? See its log"
                 )
             else:
                 self._findings.fail("retrieval", error.message, f"see {error.reason_name} in docs/errors.md")
             return
         self._findings.ok("retrieval", f"answers, {len(corpora)} corpora")
+        await self._search([corpus.name for corpus in corpora if corpus.HasField("index_time")])
         for corpus in corpora:
             short = corpus.name.removeprefix("corpora/")
             again = f"`sluice index PATH_OR_URL --name {short}`"
@@ -217,6 +264,20 @@ class Patient:
             days = (time.time() - corpus.index_time.ToNanoseconds() / 1e9) / 86400
             if days > _OLD_DAYS:
                 self._findings.warn(corpus.name, f"was indexed {days:.0f} days ago", f"index it anew: {again}")
+
+    async def _search(self, corpora: list[str]) -> None:
+        """Searches one corpus by words, which costs nothing: vectors may lie on a server that is away."""
+        if not corpora:
+            return
+        try:
+            await self._client.search("health", corpora[:1], top_k=1, mode=SearchMode.SEARCH_MODE_SPARSE)
+        except SluiceError as error:
+            todo = f"see {error.reason_name} in docs/errors.md, and retrieval's log"
+            if error.reason == R.ERROR_REASON_STORE_UNAVAILABLE:
+                todo = "is the server of retrieval.store up? See retrieval's log"
+            self._findings.fail("search", f"{corpora[0]} cannot be searched: {error.message}", todo)
+        else:
+            self._findings.ok("search", f"{corpora[0]} can be searched")
 
     async def _ask(self, routes: ListRoutesResponse) -> None:
         part = f"route {routes.default_alias or 'default'}"

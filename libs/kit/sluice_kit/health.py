@@ -6,7 +6,8 @@ warm-up to the beginning of the drain. Clients that balance turn away by it, so 
 Everywhere, `liveness` says that the event loop turns: it is SERVING from the bind to the very end, also while the service
 warms up and drains, because starting a process anew would mend neither. `readiness` says that calls are taken and that
 what the service needs *itself* answers: its database, its store, its log; never another service, whose failure would
-spread over the whole mesh. On the probe address the empty name is `readiness`.
+spread over the whole mesh. Each of these has a name of its own, too, such as `readiness/records`, so that people can be
+told which it is. On the probe address the empty name is `readiness`.
 """
 
 import asyncio
@@ -44,6 +45,7 @@ class Health:
         """Whether calls are taken."""
         self._away: frozenset[str] = frozenset()
         """What the service needs and does not get."""
+        self._needs: tuple[str, ...] = ()
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self, server: Any, probe: Any | None, names: Iterable[str]) -> None:
@@ -58,6 +60,7 @@ class Health:
     async def open(self, needs: Mapping[str, Check]) -> None:
         """Says that calls are taken, and follows from now on what the service needs."""
         self._open = True
+        self._needs = tuple(needs)
         if needs:
             await self._look(needs)
             self._task = asyncio.get_running_loop().create_task(self._follow(needs))
@@ -95,6 +98,8 @@ class Health:
             for name in self._names:
                 await servicer.set(name, serving)
             await servicer.set(READINESS, ready)
+            for need in self._needs:
+                await servicer.set(f"{READINESS}/{need}", _NOT_SERVING if need in self._away else serving)
         await self._serving.set("", serving)
         await self._probe.set("", ready)
 

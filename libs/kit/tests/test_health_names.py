@@ -110,3 +110,20 @@ async def test_what_never_answers_is_away(monkeypatch: pytest.MonkeyPatch) -> No
     async with watching(server.probe_address, "readiness") as ready:
         assert await ready() == DOWN
     await shut_down(service, server, 1)
+
+
+async def test_each_need_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "CHECK_SECONDS", 0.01)
+    service = Needy()
+    service.needs["response log"] = asyncio.Event().wait
+    monkeypatch.setattr(health, "_ANSWER_SECONDS", 0.01)
+    service.drained.set()
+    server = await start(service, ServerConfig())
+    async with (
+        watching(server.address, "readiness/response log") as log,
+        watching(server.probe_address, "readiness/records") as records,
+    ):
+        assert (await log(), await records()) == (DOWN, UP)
+        service.away = True
+        assert await records() == DOWN
+    await shut_down(service, server, 1)
