@@ -144,6 +144,7 @@ async def test_stores_that_are_away_are_named(tmp_path: Path) -> None:
     assert "fail  gateway: its records cannot be used, so it takes no new requests → is Postgres up" in out
     assert "fail  gateway: its response log cannot be used, so it takes no new requests → is Redis up" in out
     assert "fail  conversations: " in out
+    assert "warn  retrieval: this mesh has no retrieval service → set gateway.retrieval.address" in out
     assert "4711" not in out
 
 

@@ -244,7 +244,10 @@ class Patient:
         try:
             corpora = await self._client.list_corpora().all()
         except SluiceError as error:
-            if error.reason == R.ERROR_REASON_SERVICE_UNREACHABLE:
+            if error.metadata.get("configured") == "false":
+                todo = "set gateway.retrieval.address if answers are to be grounded"
+                self._findings.warn("retrieval", error.message, todo)
+            elif error.reason == R.ERROR_REASON_SERVICE_UNREACHABLE:
                 self._findings.fail("retrieval", error.message, _why_unreachable(error.message))
             elif error.reason == R.ERROR_REASON_STORE_UNAVAILABLE:
                 self._findings.fail(

@@ -75,7 +75,7 @@ class Peers:
             raise make_error(
                 ErrorReason.ERROR_REASON_SERVICE_UNREACHABLE,
                 f"this mesh has no {service} service",
-                metadata={"service": service},
+                metadata={"service": service, "configured": "false"},
             )
         return channel
 
