@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 EXIT_CONFIG: Final = 78
 """Exit code for a configuration that cannot be used, after sysexits.h; a supervisor need not try again."""
 EXIT_BIND: Final = 75
-"""Exit code for an address that cannot be listened on, after sysexits.h; it may be free later."""
+"""Exit code for an address that cannot be listened on, or a folder that cannot be used, after sysexits.h: later it may be."""
 EXIT_DEFECT: Final = 70
 """Exit code for an unexpected failure, after sysexits.h."""
 

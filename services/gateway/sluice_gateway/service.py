@@ -17,6 +17,7 @@ from sluice_gateway.catalog import Catalog
 from sluice_gateway.config import GatewayConfig
 from sluice_gateway.conversations.conversations import Conversations
 from sluice_gateway.conversations.sweeper import Sweeper
+from sluice_gateway.folder import usable
 from sluice_gateway.gauges import watch_gauges
 from sluice_gateway.health import Health, HealthMonitor
 from sluice_gateway.integrations import Integrations
@@ -92,12 +93,13 @@ class Gateway:
 
     def register(self, server: Server) -> None:
         config = self._config
+        folder = usable(self._document.state_dir() / "gateway")
         self._channels = channels = ChannelPool(self._mesh_tls)
         self._integrations = Integrations(self._document, config.integrations, channels)
         planner = Planner(self._document, config, self._integrations)
         self.reloader = Reloader(self._document, planner, self._prices, self._prompts)
         peer = channels.get(config.retrieval.address, peers.RETRIEVAL) if config.retrieval is not None else None
-        self._ledger = Ledger(open_records(self._document, config.records, self._document.state_dir() / "gateway"))
+        self._ledger = Ledger(open_records(self._document, config.records, folder))
         server.add(usage_service_pb2.DESCRIPTOR.services_by_name["UsageService"], UsageService(self._ledger.usage))
         self.catalog = Catalog(self._integrations, config.catalog)
         self.cache = AnswerCache(config.cache)
