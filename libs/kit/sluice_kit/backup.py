@@ -85,9 +85,16 @@ def states(document: ConfigDocument) -> Iterator[State]:
 
 
 def create(document: ConfigDocument, target: Path) -> Manifest:
-    """Makes a backup in a new folder; a backup that fails leaves none. Raises BackupError, ConfigError."""
+    """Makes a backup in a new folder; a backup that fails leaves none. Raises BackupError, ConfigError.
+
+    Where no service ever kept anything it is refused: whoever has a backup made every night has to hear that it is of
+    nothing.
+    """
     if target.exists():
         raise BackupError(f"{target} exists already; a backup goes into a new folder")
+    for state in states(document):
+        if target.resolve().is_relative_to(state.folder.resolve()):
+            raise BackupError(f"{target} lies in {state.folder}, which is to be backed up; name a folder outside")
     draft = target.with_name(target.name + _PARTIAL)
     try:
         shutil.rmtree(draft, ignore_errors=True)  # of one that was interrupted
@@ -101,10 +108,17 @@ def create(document: ConfigDocument, target: Path) -> Manifest:
                 place.mkdir(mode=0o700)
                 state.copy(place)
                 services.append(state.name)
+        if not services:
+            raise BackupError(
+                f"no service keeps anything in {document.state_dir()}: is that the configuration of the mesh?"
+            )
         files = tuple(_describe(path, draft) for path in sorted(_files(draft)))
         manifest = Manifest(_FORMAT, datetime.now(UTC), tuple(services), tuple(elsewhere), files)
         (draft / _MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)))
         draft.rename(target)
+    except BackupError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
     except (OSError, sqlite3.Error) as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise BackupError(f"the backup cannot be made: {error}") from None
@@ -115,7 +129,7 @@ def read(source: Path) -> Manifest:
     """Reads the manifest of a backup and checks every file against it. Raises BackupError."""
     try:
         manifest = msgspec.json.decode((source / _MANIFEST).read_bytes(), type=Manifest)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BackupError(f"{source} is no backup: it has no {_MANIFEST}") from None
     except (OSError, msgspec.MsgspecError) as error:
         raise BackupError(f"{source / _MANIFEST} cannot be read: {error}") from None

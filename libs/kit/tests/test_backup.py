@@ -88,6 +88,27 @@ def test_a_backup_that_fails_leaves_nothing(document: ConfigDocument, tmp_path: 
     assert not list(tmp_path.glob("backup*"))
 
 
+def test_one_of_nothing_is_refused(tmp_path: Path) -> None:
+    nobody = document_of({"state_dir": str(tmp_path / "nobody")}, tmp_path)
+    with pytest.raises(BackupError, match=r"no service keeps anything in .*nobody: "):
+        backup.create(nobody, tmp_path / "backup")
+    assert not list(tmp_path.glob("backup*"))
+
+
+def test_one_inside_of_what_it_holds_is_refused(document: ConfigDocument) -> None:
+    inside = document.state_dir() / "notes" / "backups" / "today"
+    with pytest.raises(BackupError, match="which is to be backed up"):
+        backup.create(document, inside)
+    assert not inside.parent.exists()
+    assert backup.create(document, document.state_dir() / "backups").files
+
+
+def test_a_file_is_no_backup(tmp_path: Path) -> None:
+    (tmp_path / "backup").write_text("text")
+    with pytest.raises(BackupError, match="is no backup"):
+        backup.read(tmp_path / "backup")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
