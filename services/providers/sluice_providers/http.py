@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import functools
 import io
+import select
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -144,10 +145,20 @@ class _Connector(aiohttp.TCPConnector):
     async def _get(self, key: Any, traces: Any) -> Connection | None:
         while (connection := await super()._get(key, traces)) is not None:
             protocol = connection.protocol
-            if protocol is not None and not protocol.should_close:
+            if protocol is not None and not protocol.should_close and not _has_unread(connection):
                 return connection
             connection.close()
         return None
+
+
+def _has_unread(connection: Connection) -> bool:
+    """Returns whether bytes, or the end, of a connection wait in the kernel, where the loop has not read them yet."""
+    transport = connection.transport
+    if transport is None or transport.is_closing():
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Upstream:
