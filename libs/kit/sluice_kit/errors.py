@@ -21,6 +21,7 @@ On the wire a failure is a google.rpc.Status with google.rpc.ErrorInfo (domain `
 on, and RetryInfo, BadRequest or Help where they apply: at most 4 KiB, because grpc drops larger trailers.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias, cast
@@ -230,6 +231,7 @@ _BARE: Mapping[grpc.StatusCode, Reason] = {
     _C.PERMISSION_DENIED: _R.ERROR_REASON_PERMISSION_DENIED,
     _C.NOT_FOUND: _R.ERROR_REASON_NOT_FOUND,
 }
+_TOO_LARGE: Final = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 # How grpc's text begins where no connection came about, and what it has where TLS was the reason. A server that refuses
 # our certificate does so after our side of the handshake is done, by closing the connection.
 _NO_CONNECTION: Final = ("failed to connect to all addresses", "connections to all backends failing")
@@ -320,6 +322,9 @@ def from_rpc_error(error: grpc.aio.AioRpcError, service: str | None = None) -> S
             return from_status(status_pb2.Status.FromString(value))
     code = error.code()
     reason = _BARE.get(code, _R.ERROR_REASON_INTERNAL)
+    if size := _TOO_LARGE.search(error.details() or ""):
+        # grpc has the same code for this, but no later try would fare better.
+        return InvalidRequestError(f"a message of {size[1]} bytes is larger than the {size[2]} that are allowed")
     why = _tls_failure(error.details() or "")
     if service is not None and reason == _R.ERROR_REASON_SERVICE_UNREACHABLE:
         # grpc's own text names addresses of the inside, so it is not passed on.

@@ -20,7 +20,7 @@ import grpc
 import protovalidate
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit import errors
@@ -46,18 +46,33 @@ SendMessage = Callable[[Any], Awaitable[None]]
 """Sends one message of a stream: a protobuf message, or its bytes already serialised."""
 
 
-def validate(request: Message) -> None:
-    """Raises InvalidRequestError, naming every field at fault, if the request breaks a rule of its proto."""
+def validate(request: Message | None) -> None:
+    """Raises InvalidRequestError, naming every field at fault, if the request breaks a rule of its proto.
+
+    None is one that could not be parsed.
+    """
+    if request is None:
+        raise InvalidRequestError("the request cannot be read: it is of another contract, or a text in it is not UTF-8")
     violations = protovalidate.collect_violations(request)
     if not violations:
         return
     rows = [
-        FieldViolation(_path(violation.proto.field), violation.proto.message)
-        for violation in violations[:_MAX_VIOLATIONS]
+        FieldViolation(_path(violation.proto.field), _words(violation)) for violation in violations[:_MAX_VIOLATIONS]
     ]
     first = rows[0]
     more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
     raise InvalidRequestError(f"{first.field or 'request'}: {first.description}{more}", violations=rows)
+
+
+def _words(violation: Any) -> str:
+    """Returns what is wrong, in words where protovalidate's own say it by numbers."""
+    match violation.proto.rule_id, violation.rule_value:
+        case "enum.not_in", [0]:
+            return "must be set"
+        case "string.min_len", 1:
+            return "must not be empty"
+    message: str = violation.proto.message
+    return message
 
 
 def _path(field: Any) -> str:
@@ -84,6 +99,19 @@ def serialize(message: Any) -> bytes:
         return message
     serialized: bytes = message.SerializeToString()
     return serialized
+
+
+def _parser(type_: type[Message]) -> Callable[[bytes], Message | None]:
+    read = type_.FromString
+
+    def parse(data: bytes) -> Message | None:
+        # What is raised here would leave as UNKNOWN, with the parser's words and a stack trace in the log.
+        try:
+            return read(data)
+        except DecodeError:
+            return None
+
+    return parse
 
 
 class Dispatcher:
@@ -128,7 +156,7 @@ class Dispatcher:
         self, service: ServiceDescriptor, method: MethodDescriptor, function: Callable[..., Awaitable[Any]]
     ) -> "grpc.RpcMethodHandler[Any, Any]":
         path = f"/{service.full_name}/{method.name}"
-        parse = message_factory.GetMessageClass(method.input_type).FromString
+        parse = _parser(message_factory.GetMessageClass(method.input_type))
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(self.stream(path, function), parse, serialize)
         return grpc.unary_unary_rpc_method_handler(self.unary(path, function), parse, serialize)
@@ -150,7 +178,11 @@ class Dispatcher:
                 answer = await function(request, call)
                 served.succeeded()
                 return answer
-            except Exception as error:  # noqa: BLE001  # the one seam where every exception becomes a status
+            except Exception as error:  # the one seam where every exception becomes a status
+                if context.done():
+                    # The peer is gone (a dead one does not always end a handler by CancelledError): nobody can be told.
+                    log.debug("call ended by its peer", extra={"method": path})
+                    raise
                 await self._abort(path, error, context, served)
             finally:
                 served.ended()
@@ -174,7 +206,11 @@ class Dispatcher:
                     validate(request)
                 await function(request, call, context.write)
                 served.succeeded()
-            except Exception as error:  # noqa: BLE001  # the one seam where every exception becomes a status
+            except Exception as error:  # the one seam where every exception becomes a status
+                if context.done():
+                    # The peer is gone (a dead one does not always end a handler by CancelledError): nobody can be told.
+                    log.debug("call ended by its peer", extra={"method": path})
+                    raise
                 await self._abort(path, error, context, served)
             finally:
                 served.ended()
@@ -204,10 +240,6 @@ class Dispatcher:
         return call
 
     async def _abort(self, path: str, error: Exception, context: Context, served: Served) -> None:
-        if context.done():
-            # The peer is gone (a dead one does not always end a handler by CancelledError), so nobody can be told.
-            log.debug("call ended by its peer", extra={"method": path})
-            raise error
         if isinstance(error, grpc.aio.AioRpcError):
             # A call to another service failed and the handler had nothing to add.
             error = errors.from_rpc_error(error)
@@ -221,7 +253,12 @@ class Dispatcher:
         served.failed(failure.code.name, failure.reason_name)
         status = errors.to_status(failure)
         trailers = ((errors.STATUS_DETAILS_KEY, status.SerializeToString()),)
-        await context.abort(failure.code, status.message, trailers)
+        try:
+            await context.abort(failure.code, status.message, trailers)
+        except grpc.aio.AbortError as aborted:
+            # grpc keeps it with the call and raises it again once the handler is done. With the frames that it came
+            # through it would be a cycle, in which request and response wait for a collection that comes once in hours.
+            aborted.__traceback__ = aborted.__context__ = None
 
 
 def handlers_by_path(service: ServiceDescriptor) -> Mapping[str, MethodDescriptor]:

@@ -89,6 +89,16 @@ def test_a_failure_of_grpc_itself(code: grpc.StatusCode, kind: type[SluiceError]
     assert type(errors.from_rpc_error(error)) is kind
 
 
+@pytest.mark.parametrize("words", ["CLIENT: Sent", "SERVER: Received"])
+def test_a_message_that_is_too_large_is_no_limit_that_passes(words: str) -> None:
+    details = f"{words} message larger than max (40000000 vs. 33554432)"
+    error = AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, Metadata(), Metadata(), details=details)
+    failure = errors.from_rpc_error(error, "gateway")
+    assert (failure.reason_name, failure.retryable) == ("INVALID_REQUEST", False)
+    assert "40000000" in failure.message
+    assert "33554432" in failure.message
+
+
 def test_an_unreachable_service_is_named_and_its_address_is_not() -> None:
     error = AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), details="connect to ipv4:10.0.0.1:7")
     failure = errors.from_rpc_error(error, "retrieval")

@@ -139,11 +139,19 @@ class Retrieval:
         method = self._methods.get(path)
         if method is None:
             raise _absent()
+        left = call.time_remaining()
         with Calling(call, path, seconds) as options:
             try:
                 return await method(request, **options)
             except grpc.aio.AioRpcError as error:
-                raise _failure(error) from None
+                failure = _failure(error)
+                if failure.reason == ErrorReason.ERROR_REASON_DEADLINE_EXCEEDED and (left is None or left > seconds):
+                    # Our limit, not the caller's.
+                    raise make_error(
+                        ErrorReason.ERROR_REASON_GROUNDING_UNAVAILABLE,
+                        f"the retrieval service did not answer within {seconds:g} s",
+                    ) from None
+                raise failure from None
 
 
 def _absent() -> SluiceError:

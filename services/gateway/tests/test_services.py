@@ -1,5 +1,6 @@
 """Models, integrations, embeddings, and the door to the other services."""
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from sluice.retrieval.v1 import corpus_service_pb2 as corpus_pb
 from sluice.retrieval.v1 import corpus_service_pb2_grpc as corpus_grpc
 from sluice.task.v1 import task_service_pb2 as task_pb
 from sluice.task.v1 import task_service_pb2_grpc as task_grpc
+from sluice_gateway import retrieval
 from sluice_kit.errors import SluiceError, from_rpc_error
 
 R = ErrorReason
@@ -123,6 +125,59 @@ async def test_grounding_without_retrieval(client: Any, ask: Any) -> None:
     assert best.error is None
     assert best.kinds[:2] == ["accepted", "notice"]
     assert best.events[0][1].accepted.template_sha256
+
+
+async def test_retrieval_that_hangs(start: Any, ask: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = asyncio.Event()
+
+    async def search(request: bytes, context: Any) -> bytes:
+        await over.wait()
+        return b""
+
+    monkeypatch.setattr(retrieval, "_SEARCH_SECONDS", 0.1)
+    server = grpc.aio.server()
+    handlers = {"Search": grpc.unary_unary_rpc_method_handler(search)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("sluice.retrieval.v1.SearchService", handlers),)
+    )
+    address = f"unix:{tmp_path}/retrieval.sock"
+    server.add_insecure_port(address)
+    await server.start()
+    try:
+        async with start({"retrieval": {"address": address, "wait_seconds": 0}}) as client:
+            required = await client.stream(ask(grounding={"corpora": ["corpora/docs"]}), timeout=600)
+            best = await client.stream(
+                ask(grounding={"corpora": ["corpora/docs"], "policy": "GROUNDING_POLICY_BEST_EFFORT"}), timeout=600
+            )
+    finally:
+        over.set()
+        await server.stop(None)
+    assert required.error is not None
+    assert required.error.reason == R.ERROR_REASON_GROUNDING_UNAVAILABLE  # its time was over, not the caller's
+    assert "did not answer within 0.1 s" in required.error.message
+    assert best.error is None
+    assert best.events[1][1].notice.metadata["reason"] == "GROUNDING_UNAVAILABLE"
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe"], ids=["no message", "text that is not UTF-8"])
+async def test_bytes_that_are_no_request(client: Any, data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    failures = [await failure_of(client.channel.unary_unary("/sluice.gateway.v1.ChatService/Chat")(data))]
+    stream = client.channel.unary_stream("/sluice.gateway.v1.ChatService/StreamChat")(data)
+    failures.append(await failure_of(stream.read()))
+    for failure in failures:
+        assert failure.reason == R.ERROR_REASON_INVALID_REQUEST
+        assert "cannot be read" in failure.message
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_words_for_what_is_missing(client: Any, ask: Any) -> None:
+    spec = ask(text="")
+    spec.messages[0].ClearField("role")
+    failure = (await client.stream(spec)).error
+    assert [(row.field, row.description) for row in failure.violations] == [
+        ("spec.messages[0].role", "must be set"),
+        ("spec.messages[0].parts[0].text", "must not be empty"),
+    ]
 
 
 async def test_keys_open_the_door(start: Any, ask: Any, tmp_path: Any) -> None:
