@@ -136,7 +136,7 @@ async def test_retrieval_that_hangs(start: Any, ask: Any, tmp_path: Any, monkeyp
 
     monkeypatch.setattr(retrieval, "_SEARCH_SECONDS", 0.1)
     server = grpc.aio.server()
-    handlers = {"Search": grpc.unary_unary_rpc_method_handler(search)}
+    handlers: dict[str, Any] = {"Search": grpc.unary_unary_rpc_method_handler(search)}
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("sluice.retrieval.v1.SearchService", handlers),)
     )
