@@ -2,7 +2,7 @@
 
 They come from the definitions that each project publishes, at the versions of SOURCES, by Go's module proxy; so this needs
 Go and the network, and the tests do not. Descriptions and rules that JSON Schema cannot say are left out, unknown fields
-become errors, and of two very large definitions only the parts that deploy/k8s uses are kept.
+become errors, and of very large definitions only the parts that deploy/k8s uses are kept.
 
     .venv/bin/python scripts/schemas.py
 """
@@ -23,6 +23,7 @@ import yaml
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDER: Final = ROOT / "deploy" / "schemas"
 _STANDARD: Final = "config/crd/standard/gateway.networking.k8s.io_"
+_ENVOY: Final = "charts/gateway-crds-helm/templates/generated/gateway.envoyproxy.io_"
 _MONITORING: Final = "example/prometheus-operator-crd/monitoring.coreos.com_"
 
 
@@ -41,17 +42,17 @@ class Source:
 GATEWAY_API: Final = ("sigs.k8s.io/gateway-api", "v1.6.0")
 CERT_MANAGER: Final = ("github.com/cert-manager/cert-manager", "v1.21.2")
 OPERATOR: Final = ("github.com/prometheus-operator/prometheus-operator", "v0.85.0")
+ENVOY: Final = ("github.com/envoyproxy/gateway", "v1.9.1")
 SOURCES: Final[Mapping[str, Source]] = {
     "certificate": Source(*CERT_MANAGER, "deploy/crds/cert-manager.io_certificates.yaml"),
     "issuer": Source(*CERT_MANAGER, "deploy/crds/cert-manager.io_issuers.yaml", keep=("ca", "selfSigned")),
     "gateway": Source(*GATEWAY_API, f"{_STANDARD}gateways.yaml"),
     "grpcroute": Source(*GATEWAY_API, f"{_STANDARD}grpcroutes.yaml"),
     "backendtrafficpolicy": Source(
-        "github.com/envoyproxy/gateway",
-        "v1.9.1",
-        "charts/gateway-crds-helm/templates/generated/gateway.envoyproxy.io_backendtrafficpolicies.yaml",
-        api="v1alpha1",
-        keep=("targetRefs", "timeout"),
+        *ENVOY, f"{_ENVOY}backendtrafficpolicies.yaml", api="v1alpha1", keep=("targetRefs", "timeout", "circuitBreaker")
+    ),
+    "clienttrafficpolicy": Source(
+        *ENVOY, f"{_ENVOY}clienttrafficpolicies.yaml", api="v1alpha1", keep=("targetRefs", "http2")
     ),
     "podmonitor": Source(*OPERATOR, f"{_MONITORING}podmonitors.yaml"),
     "prometheusrule": Source(*OPERATOR, f"{_MONITORING}prometheusrules.yaml"),

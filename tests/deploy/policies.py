@@ -194,7 +194,9 @@ def available(found: Rendered) -> Iterator[str]:
         if autoscaled == ("replicas" in one["spec"]):
             yield f"{name(one)}: how many of it there are has no one answer"
         budget = budgets.get(one["metadata"]["name"])
-        if budget != {"maxUnavailable": 1, "selector": own}:
+        # Of what keeps data a node that is not ready may be catching up, so such are not evicted.
+        evicted = {"unhealthyPodEvictionPolicy": "AlwaysAllow"} if component_of(one) in OWN else {}
+        if budget != {"maxUnavailable": 1, "selector": own, **evicted}:
             yield f"{name(one)}: no budget for disruptions"
         spread = pod_of(one).get("topologySpreadConstraints", ())
         if {(rule["topologyKey"], str(rule["labelSelector"])) for rule in spread} != {
@@ -207,6 +209,32 @@ def available(found: Rendered) -> Iterator[str]:
             autoscaled or one["spec"].get("replicas") != 1 or one["spec"]["strategy"] != {"type": "Recreate"}
         ):
             yield f"{name(one)}: two pods would want one volume"
+
+
+def streaming(found: Rendered) -> Iterator[str]:
+    """The way in has room for as many streams as the gateways are scaled to, and ends none by the clock."""
+    doors = {one["metadata"]["name"] for one in found.of("Gateway")}
+    per_pod, pods = 0, 1
+    for scaler in found.of("HorizontalPodAutoscaler"):
+        if scaler["metadata"]["name"] == "gateway":
+            pods = scaler["spec"]["maxReplicas"]
+            per_pod = int(scaler["spec"]["metrics"][0]["pods"]["target"]["averageValue"])
+    rooms = [one["spec"] for one in found.of("ClientTrafficPolicy") if one["spec"]["targetRefs"][0]["name"] in doors]
+    ways = [one["spec"] for one in found.of("BackendTrafficPolicy")]
+    if doors and (len(rooms) != 1 or rooms[0]["http2"]["maxConcurrentStreams"] <= per_pod):
+        yield "a connection has room for fewer streams than a gateway has"
+    if doors and (len(ways) != 1 or ways[0]["circuitBreaker"]["maxParallelRequests"] <= per_pod * pods):
+        yield "the way in has room for fewer streams than the gateways have"
+    if doors and any(one["timeout"]["http"]["requestTimeout"] != "0s" for one in ways):
+        yield "the way in ends streams by the clock"
+
+
+def renewable(found: Rendered) -> Iterator[str]:
+    """Services get a new key with each certificate; the CA keeps its own, or half of the mesh would refuse the other."""
+    for one in found.of("Certificate"):
+        policy = one["spec"]["privateKey"].get("rotationPolicy")
+        if policy != ("Never" if one["spec"].get("isCA") else "Always"):
+            yield f"{name(one)}: rotationPolicy is {policy}"
 
 
 def resolvable(found: Rendered) -> Iterator[str]:
@@ -252,6 +280,8 @@ RULES: Final[tuple[Rule, ...]] = (
     denied_by_default,
     patient,
     available,
+    streaming,
+    renewable,
     resolvable,
 )
 

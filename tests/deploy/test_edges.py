@@ -33,6 +33,7 @@ PRODUCTION: set[Edge] = {
     ("retrieval", "qdrant", 6334),
     ("qdrant", "qdrant", 6335),
     *((MONITORING, service, 9464) for service in ("gateway", "retrieval", *_ADAPTERS)),
+    *((service, MONITORING, 4317) for service in ("gateway", "retrieval", *_ADAPTERS)),
 }
 
 
@@ -99,3 +100,5 @@ def test_everyone_may_ask_for_names_and_nothing_more_of_the_cluster() -> None:
         (dns,) = (one["spec"] for one in found.of("NetworkPolicy") if one["metadata"]["name"] == "dns")
         assert dns["podSelector"] == {}
         assert {port["port"] for rule in dns["egress"] for port in rule["ports"]} == {53}
+        blocks = [peer["ipBlock"]["cidr"] for rule in dns["egress"] for peer in rule["to"] if "ipBlock" in peer]
+        assert blocks == ["169.254.20.10/32"], "where NodeLocal DNSCache listens, and nowhere else"

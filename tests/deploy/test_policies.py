@@ -89,6 +89,27 @@ BREAKS: dict[str, tuple[str, Change]] = {
             {"name": "x", "persistentVolumeClaim": {"claimName": "x"}}
         ),
     ),
+    "stuck node": (
+        "available",
+        lambda m: m["PodDisruptionBudget/openai"]["spec"].pop("unhealthyPodEvictionPolicy"),
+    ),
+    "streams of a connection": ("streaming", lambda m: m.pop("ClientTrafficPolicy/sluice")),
+    "streams of all": (
+        "streaming",
+        lambda m: m["BackendTrafficPolicy/gateway"]["spec"]["circuitBreaker"].update(maxParallelRequests=1024),
+    ),
+    "time of a stream": (
+        "streaming",
+        lambda m: m["BackendTrafficPolicy/gateway"]["spec"]["timeout"]["http"].update(requestTimeout="15s"),
+    ),
+    "key of the CA": (
+        "renewable",
+        lambda m: m["Certificate/mesh-ca"]["spec"]["privateKey"].pop("rotationPolicy"),
+    ),
+    "key of a service": (
+        "renewable",
+        lambda m: m["Certificate/openai-mesh"]["spec"]["privateKey"].update(rotationPolicy="Never"),
+    ),
     "no service": ("resolvable", lambda m: m.pop("Service/openai")),
     "one address": ("resolvable", lambda m: m["Service/retrieval"]["spec"].pop("clusterIP")),
     "no volume": ("resolvable", lambda m: pod(m["Deployment/openai"])["volumes"].pop(1)),

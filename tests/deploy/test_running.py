@@ -60,6 +60,7 @@ class Mesh:
         environment = {key: self._here(value) for key, value in variables(one, self._files).items()}
         environment = {key: value for key, value in environment.items() if "QDRANT" not in key and "STORE" not in key}
         environment.pop("SLUICE_TELEMETRY__METRICS", None)  # it would be one port for all
+        environment.pop("SLUICE_TELEMETRY__OTLP", None)  # no collector is here
         path = self._folder / f"{name}.yaml"
         path.write_text(self._here(self._found.settings()), encoding="utf-8")
         section = name if name in ("gateway", "retrieval") else f"providers.{name}"
