@@ -241,10 +241,10 @@ class _Answer:
                 flow.restart(self._footnotes.feed(self._fold.text()))
             case "route_changed":
                 change = event.route_changed
+                target = f"{change.target.provider}/{change.target.model}"
                 previous = f"{change.previous.provider}/{change.previous.model}"
-                output.say(
-                    f"→ {change.target.provider}/{change.target.model} takes over from {previous}: {_reason(change.reason)}"
-                )
+                what = "is tried again" if target == previous else f"takes over from {previous}"
+                output.say(f"→ {target} {what}: {_reason(change.reason)}")
             case "notice":
                 if event.notice.code == NoticeCode.NOTICE_CODE_NO_MODEL:
                     self._footnotes.grounded = False  # what looks like a mark in a quote is the source's own text
@@ -300,10 +300,10 @@ def print_passages(passages: "list[Passage]", *, stderr: bool = False) -> None:
 
         console = output.console(stderr=stderr)
         for passage in passages:
-            console.print(Text(_heading(passage), style="bold"), soft_wrap=True)
+            console.print(Text(output.harmless(_heading(passage)), style="bold"), soft_wrap=True)
             console.print(
                 Syntax(
-                    passage.text.rstrip("\n"),
+                    output.harmless(passage.text.rstrip("\n")),
                     passage.language or "text",
                     line_numbers=True,
                     start_line=passage.start_line,

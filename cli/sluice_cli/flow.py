@@ -5,6 +5,8 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
+from sluice_cli import output
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
@@ -73,7 +75,7 @@ class MarkdownFlow:
 
     def feed(self, text: str) -> None:
         """Shows more text."""
-        self._text += text
+        self._text += output.harmless(text)
         end = finished(self._text)
         if end:
             from rich.markdown import Markdown

@@ -36,7 +36,7 @@ def show(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, empty: str
         output.table([column.title for column in columns], rows, empty=empty)
         return
     console = output.console()
-    console.print(fitted(columns, rows, console))
+    console.print(fitted(columns, [output.cells(row) for row in rows], console))
 
 
 def fitted(columns: Sequence[Column], rows: Sequence[Sequence[str]], console: "Console") -> "Table":

@@ -4,12 +4,28 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
     from rich.console import Console
+
+
+_CONTROLS: Final = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"
+}
+_IN_A_CELL: Final = _CONTROLS | {ord("\n"): " ", ord("\t"): " "}
+
+
+def harmless(text: str) -> str:
+    """Returns a text of somebody else's as a terminal may be given it: without characters that command the terminal."""
+    return text.translate(_CONTROLS)
+
+
+def cells(row: Sequence[str]) -> list[str]:
+    """Returns the cells of a table's row, each harmless and of one line."""
+    return [cell.translate(_IN_A_CELL) for cell in row]
 
 
 def as_json(message: "Message") -> dict[str, Any]:
@@ -33,7 +49,7 @@ def abandon_stdout() -> None:
 
 def say(text: str) -> None:
     """Tells the person something that is not the command's output."""
-    print(text, file=sys.stderr, flush=True)
+    print(harmless(text), file=sys.stderr, flush=True)
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -48,6 +64,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) 
     if not rows:
         say(empty)
         return
+    rows = [cells(row) for row in rows]
     if not sys.stdout.isatty():
         _columns(headers, rows)
         return

@@ -17,12 +17,21 @@ COLUMNS: Final = (
     grid.Column("adapter", gives_way=2),
     grid.Column(
         "state",
-        styles={"available": "green", "misconfigured": "yellow", "unavailable": "red", "unreachable": "red"},
+        styles={
+            "available": "green",
+            "misconfigured": "yellow",
+            "not ready": "red",
+            "unavailable": "red",
+            "unreachable": "red",
+        },
     ),
     grid.Column("version", gives_way=1),
     grid.Column("latency", gives_way=3, right=True),
     grid.Column("detail", wraps=True),
 )
+
+
+_READY_SECONDS: Final = 5.0
 
 
 class Part(NamedTuple):
@@ -67,16 +76,17 @@ def status(
             await following.follow(client, target.address, as_json=as_json)
             return
         integrations, retrieval = await _ask(client, probe=probe)
+        state, detail = await _readiness(client)
         if as_json:
             output.emit(
                 {
-                    "gateway": gateway_as_json(target.address),
+                    "gateway": gateway_as_json(target.address, state) | ({"detail": detail} if detail else {}),
                     "retrieval": retrieval,
                     "integrations": [output.as_json(one) for one in integrations],
                 }
             )
             return
-        rows = [gateway(target.address), retrieval_part(retrieval), *map(part, integrations)]
+        rows = [gateway(target.address, state, detail), retrieval_part(retrieval), *map(part, integrations)]
         grid.show(COLUMNS, rows, empty="nothing")
 
     session.run(work, address, key, as_json=as_json)
@@ -94,6 +104,23 @@ async def _ask(client: "SluiceClient", *, probe: bool) -> "tuple[list[Integratio
     for one, health in zip(integrations, healths, strict=True):
         one.health.CopyFrom(health)
     return integrations, retrieval
+
+
+async def _readiness(client: "SluiceClient") -> tuple[str, str]:
+    """Returns whether the gateway, which answers, takes new requests, too, and what to do if not."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from sluice_kit.health import READINESS
+
+    stub: Any = client.stub(health_pb2_grpc.HealthStub)
+    try:
+        answer = await stub.Check(health_pb2.HealthCheckRequest(service=READINESS), timeout=_READY_SECONDS)
+    except grpc.aio.AioRpcError:
+        return "available", ""  # it has answered already; what stands between may pass on no health
+    if answer.status == health_pb2.HealthCheckResponse.SERVING:
+        return "available", ""
+    return "not ready", "it takes no new requests: `sluice doctor` says what it misses"
 
 
 async def retrieval_as_json(client: "SluiceClient") -> dict[str, Any]:

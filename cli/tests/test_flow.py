@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from sluice_cli import output
 from sluice_cli.flow import MarkdownFlow, PlainFlow, finished
 
 
@@ -46,6 +47,24 @@ def test_markdown_is_printed_once_and_in_order() -> None:
     assert positions == sorted(positions)
     assert "```" not in final
     assert "\x1b[?25h" in screen, "the cursor comes back"
+
+
+def test_an_answer_does_not_command_the_terminal() -> None:
+    console, file = terminal()
+    with MarkdownFlow(console) as flow:
+        flow.feed("red: \x1b[31m, a title: \x1b]0;x\x07.\n\nThe end\x9b2J")
+    screen = file.getvalue()
+    assert "\x1b[31m" not in screen
+    assert not {"\x1b]0", "\x07", "\x9b"} & {screen[at : at + size] for at in range(len(screen)) for size in (1, 3)}
+    assert "red: \N{REPLACEMENT CHARACTER}[31m" in screen
+
+
+def test_cells_and_remarks_do_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table(["name", "title"], [["a\nb", "\x1b[2Jé\t\x85"]], empty="")
+    output.say("no model 'x\x1b[2J'\nwhat else")
+    seen = capsys.readouterr()
+    assert seen.out.splitlines()[1] == "a b   \N{REPLACEMENT CHARACTER}[2Jé \N{REPLACEMENT CHARACTER}"
+    assert seen.err == "no model 'x\N{REPLACEMENT CHARACTER}[2J'\nwhat else\n"
 
 
 def test_a_restart_on_a_terminal_draws_a_rule() -> None:

@@ -115,6 +115,18 @@ async def test_the_table_in_a_pipe_and_for_programs() -> None:
         assert "latency" in answer["integrations"][1]["health"]
 
 
+async def test_a_gateway_that_takes_no_requests_is_not_available() -> None:
+    async def away() -> None:
+        raise ConnectionError
+
+    async with mesh(PROVIDERS) as running:
+        await running.servers["gateway"]._health.open({"response log": away})
+        line = (await said(running.address, "status")).splitlines()[1]
+        assert re.match(r"gateway +not ready +it takes no new requests: `sluice doctor` says", line)
+        gateway = json.loads(await said(running.address, "status", "--json"))["gateway"]
+        assert gateway["state"] == "not ready"
+
+
 @pytest.mark.slow
 async def test_a_pipe_gets_a_line_for_each_change() -> None:
     async with contextlib.AsyncExitStack() as stack:
