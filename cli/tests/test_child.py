@@ -30,7 +30,7 @@ class History:
     async def until(self, state: State, count: int = 1) -> None:
         while sum(seen == state for seen, _ in self.seen) < count:
             self._news.clear()
-            await asyncio.wait_for(self._news.wait(), 20)
+            await asyncio.wait_for(self._news.wait(), 60)
 
 
 @contextlib.asynccontextmanager
@@ -85,7 +85,7 @@ async def test_a_taken_address_is_asked_for_again_and_again(tmp_path: Path, monk
 async def test_a_refused_configuration_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = "import sys; print('{}'); print('sluice-fake: sluice.yaml:3: wrong', file=sys.stderr); sys.exit(78)"
     async with child_of(tmp_path, monkeypatch, code) as (child, history):
-        await asyncio.wait_for(child.gone.wait(), 20)
+        await asyncio.wait_for(child.gone.wait(), 60)
         assert child.answered.is_set()
         assert note(child) == "sluice.yaml:3: wrong"
     assert [state for state, _ in history.seen] == [State.STARTING, State.MISCONFIGURED]

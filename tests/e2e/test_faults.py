@@ -77,18 +77,18 @@ async def test_who_leaves_closes_the_vendors_socket(vendor: tuple[Vendor, str], 
         spec = question("hello", model="openai/any")
         if how == "folded":
             waiting = asyncio.create_task(_folded(chat, spec))
-            await asyncio.wait_for(upstream.streaming.wait(), 10)
+            await asyncio.wait_for(upstream.streaming.wait(), 60)
             waiting.cancel()
             await asyncio.wait((waiting,))
         else:
             call = chat.StreamChat(pb.StreamChatRequest(spec=spec), timeout=0.5 if how == "deadline" else None)
             name = (await call.read()).events[0].accepted.response
-            await asyncio.wait_for(upstream.streaming.wait(), 10)
+            await asyncio.wait_for(upstream.streaming.wait(), 60)
             if how == "leave":
                 call.cancel()
             elif how == "cancel":
                 await chat.CancelChat(pb.CancelChatRequest(response=name))
-        await asyncio.wait_for(upstream.closed.wait(), 10)
+        await asyncio.wait_for(upstream.closed.wait(), 60)
 
 
 async def _folded(chat: Any, spec: pb.ChatSpec) -> None:

@@ -65,7 +65,7 @@ class Redis:
             "databases": str(_DATABASES),
             "save": "",
             "appendonly": "yes",
-            "appendfsync": "always",
+            "appendfsync": "no",  # what was written outlives the process, which is all that is killed here
         }
         command = [str(self._programs.folder / "redis-server")]
         command += [part for name, value in options.items() for part in (f"--{name}", value)]

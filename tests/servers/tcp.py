@@ -23,8 +23,12 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Asyn
     SDKs leave it, and waits for every connection, those too whose handshake failed and that no handler ever saw.
     """
     writers: set[asyncio.StreamWriter] = set()
+    over = False
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if over:
+            writer.transport.abort()
+            return
         writers.add(writer)
         if inspect.isawaitable(ended := handler(reader, writer)):
             await ended
@@ -33,6 +37,7 @@ async def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Asyn
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
+        over = True
         for writer in writers:
             writer.transport.abort()
         await close(server)
@@ -44,6 +49,11 @@ async def close(server: asyncio.Server) -> None:
     Raises:
         TimeoutError: one is still open.
     """
+    # A connection that was just taken gets its transport in the loop's next turn, which fails if the server is closed by
+    # then. So none is taken any more, and those that were come first.
+    for listener in server.sockets:
+        asyncio.get_running_loop().remove_reader(listener.fileno())
+    await asyncio.sleep(0)
     # Before Python 3.12, wait_closed() waits for connections only if it is called while the server is still open.
     waiting = asyncio.ensure_future(server.wait_closed())
     await asyncio.sleep(0)

@@ -177,6 +177,7 @@ class Line:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self.cut()  # also those whose task was cancelled before it began
         if self._server is not None:
             await close(self._server)
 
@@ -185,6 +186,7 @@ class Line:
             writer.transport.abort()
             return
         self.connections += 1
+        self._open.add(writer)
         task = asyncio.create_task(self._join(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -194,7 +196,7 @@ class Line:
         try:
             upstream_reader, upstream_writer = await asyncio.open_connection(*self._target)
             ends.add(upstream_writer)
-            self._open |= ends
+            self._open.add(upstream_writer)
             await asyncio.gather(self._copy(reader, upstream_writer), self._copy(upstream_reader, writer))
         except ConnectionError:
             pass  # nobody is there, which the client sees by the end of its own connection

@@ -15,7 +15,7 @@ from sluice_kit.errors import AuthenticationError, InvalidRequestError, Unavaila
 
 from .fake import RESPONSE, FakeChat, FakeTasks, accepted, citation, completed, script, serving, text
 
-QUICK = RetryPolicy(initial=0.01, maximum=0.05, patience=2.0)
+QUICK = RetryPolicy(initial=0.01, maximum=0.05, patience=60.0)
 
 
 async def test_chat_is_made_again_with_the_same_id_when_its_connection_broke() -> None:

@@ -6,19 +6,19 @@ import uuid
 import pytest
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
+from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice_client import ChatStream, NumberedEvent, RetryPolicy, SluiceClient, StreamProtocolError, question
 from sluice_kit.errors import (
     CancelledByOwnerError,
     DeadlineError,
     NotFoundError,
-    SluiceError,
     UnavailableError,
     make_error,
 )
 
 from .fake import RESPONSE, UNKNOWN, FakeChat, Line, accepted, completed, script, serving, text
 
-QUICK = RetryPolicy(initial=0.01, maximum=0.05, patience=2.0)
+QUICK = RetryPolicy(initial=0.01, maximum=0.05, patience=60.0)
 SPEC = question("why?")
 
 
@@ -227,14 +227,17 @@ async def test_cancel_is_heard_by_the_reader() -> None:
 
 @pytest.mark.parametrize("entered", [True, False])
 async def test_the_deadline_ends_the_response_too(entered: bool) -> None:
-    chat = FakeChat(script("a"))
-    chat.gates[2] = asyncio.Event()
-    async with serving(chat) as line, client_of(line) as client:
-        stream = client.stream_chat(SPEC, timeout=0.3)
-        with pytest.raises(DeadlineError):
-            await (stream.text() if entered else drained(stream))
-        assert chat.cancels == [RESPONSE]
-    assert chat.requests[0].spec.max_duration.ToMilliseconds() == 300
+    for seconds in (0.3, 3.0, 30.0):  # time enough to be accepted, on any machine
+        chat = FakeChat(script("a"))
+        chat.gates[2] = asyncio.Event()
+        async with serving(chat) as line, client_of(line) as client:
+            stream = client.stream_chat(SPEC, timeout=seconds)
+            with pytest.raises(DeadlineError):
+                await (stream.text() if entered else drained(stream))
+        if stream.response is not None:
+            break
+    assert chat.cancels == [RESPONSE]
+    assert chat.requests[0].spec.max_duration.ToMilliseconds() == seconds * 1000
 
 
 async def test_a_gateway_out_of_reach_is_named() -> None:
@@ -249,12 +252,14 @@ async def test_patience_ends_when_the_gateway_stays_away() -> None:
     chat.gates[2] = asyncio.Event()
     async with serving(chat) as line:
         client = SluiceClient(line.address, retry=RetryPolicy(initial=0.01, maximum=0.05, patience=0.2))
-        async with client, client.stream_chat(SPEC, timeout=1.0) as stream:
+        spec = chat_pb.ChatSpec()
+        spec.CopyFrom(SPEC)
+        spec.detach_grace.FromMilliseconds(200)
+        async with client, client.stream_chat(spec) as stream:
             await anext(stream)
             await line.stop()
-            with pytest.raises(SluiceError) as caught:
+            with pytest.raises(UnavailableError):
                 await anext(stream)
-    assert isinstance(caught.value, UnavailableError | DeadlineError)
 
 
 async def test_the_key_goes_with_every_call() -> None:
@@ -269,5 +274,5 @@ async def test_the_callers_spec_stays_as_it_was() -> None:
     before = spec.SerializeToString(deterministic=True)
     chat = FakeChat(script("a"))
     async with serving(chat) as line, client_of(line) as client:
-        await client.stream_chat(spec, timeout=5).text()
+        await client.stream_chat(spec, timeout=60).text()
     assert spec.SerializeToString(deterministic=True) == before

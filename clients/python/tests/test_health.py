@@ -14,7 +14,7 @@ from sluice_kit.testing import Mesh, mesh
 
 from .fake import Line
 
-QUICK = RetryPolicy(initial=0.02, maximum=0.1, patience=5.0)
+QUICK = RetryPolicy(initial=0.02, maximum=0.1, patience=60.0)
 AVAILABLE = pb.HealthState.HEALTH_STATE_AVAILABLE
 UNREACHABLE = pb.HealthState.HEALTH_STATE_UNREACHABLE
 TWO = {

@@ -128,7 +128,7 @@ async def test_one_that_is_slow_is_named_and_listed_once_it_has_answered() -> No
     slow, quick = Lists(Model(id="a")), Lists(Model(id="b"))
     known = Known(slow=slow, quick=quick)
     slow.gate.clear()
-    async with catalog(known, ask_seconds=0.05) as one:
+    async with catalog(known, ask_seconds=0.5) as one:
         assert await names(one, known) == {"slow": R.ERROR_REASON_UPSTREAM_TIMEOUT, "quick": ["b"]}
         slow.gate.set()
         while (await names(one, known))["slow"] != ["a"]:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sluice.chat.v1.target_pb2 import Target
 from sluice.chat.v1.usage_pb2 import Usage, UsageSource
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
@@ -18,6 +19,7 @@ from sluice.gateway.v1 import embedding_service_pb2 as pb
 from sluice.gateway.v1 import embedding_service_pb2_grpc as pb_grpc
 from sluice.provider.v1 import provider_service_pb2 as provider_pb
 from sluice_gateway.pipeline.calls import in_parallel
+from sluice_gateway.records.left import end_all
 from sluice_gateway.services.embeddings import split
 from sluice_kit.call import Call
 from sluice_kit.errors import Reason, SluiceError, from_rpc_error, make_error
@@ -187,6 +189,20 @@ async def test_who_leaves_leaves_an_estimate(start: Any, tmp_path: Path, until: 
         assert (await failure_of(late)).reason == R.ERROR_REASON_DEADLINE_EXCEEDED
 
 
+async def test_so_does_a_gateway_that_is_killed(start: Any, tmp_path: Path) -> None:
+    async with setting(start, tmp_path, prices={"one/m": {"input": 2, "output": 0}}) as s:
+        s.one.gate.clear()
+        call = s.embed(3)
+        await s.one.until(1)
+        ledger = s.client.gateway._ledger
+        assert (await ledger._writer.ask(end_all)).rows == 1
+        [row] = await s.client.rows("attempts")
+        assert await s.rows() == [("embed", 1, "one", "failed", "", 2, "estimated")]
+        assert row["cost_nano_usd"] == 2 * 2000
+        s.one.gate.set()
+        await call
+
+
 async def test_only_the_same_model_takes_over(start: Any, tmp_path: Path, ask: Any) -> None:
     async with setting(start, tmp_path) as s:
         s.one.failures = [R.ERROR_REASON_UPSTREAM_OVERLOADED]
@@ -224,14 +240,16 @@ async def test_what_passes_is_tried_again(start: Any, tmp_path: Path) -> None:
 
 
 async def test_a_target_that_keeps_failing_is_left_alone_and_found_out_by_one_batch(start: Any, tmp_path: Path) -> None:
-    breaker = {"failures": 1, "open_seconds": 0.05}
+    breaker = {"failures": 1, "open_seconds": 1000, "max_open_seconds": 1000}
     async with setting(start, tmp_path, resilience={"breaker": breaker}) as s:
         s.one.failures = [R.ERROR_REASON_UPSTREAM_UNAVAILABLE]
         assert (await failure_of(s.embed(1))).reason == R.ERROR_REASON_UPSTREAM_UNAVAILABLE
         refused = await failure_of(s.embed(9))
         assert refused.reason == R.ERROR_REASON_CIRCUIT_OPEN
         assert len(s.one.batches) == 1
-        await asyncio.sleep(refused.retry_after or 0)  # the pause that it asks for
+        assert 0 < (refused.retry_after or 0) <= 1000
+        standing = s.client.gateway.pipeline.standings._of(Target(provider="one", model="m"))
+        standing.breaker._until = 0.0  # as if the pause that it asks for were over
         answer = await s.embed(9)
         assert [vector.values[0] for vector in answer.embeddings] == list(range(9))
 

@@ -45,7 +45,7 @@ async def test_an_adapter_that_is_down_falls_back_too(start: Any, ask: Any) -> N
 
 
 async def test_a_missed_first_token_falls_back(start: Any, ask: Any) -> None:
-    routes = {"default": {"targets": ["scripted/text?ttft_ms=30000", GOOD], "ttft_seconds": 0.2}}
+    routes = {"default": {"targets": ["scripted/text?ttft_ms=30000", GOOD], "ttft_seconds": 1.0}}
     async with start({"routes": routes}) as client:
         seen = await client.stream(ask("default"))
     assert seen.error is None

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,12 +13,15 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
 from sluice.provider.v1.provider_service_pb2 import GenerateResponse
 from sluice_gateway.pipeline.attempt import AttemptRecord
+from sluice_gateway.pipeline.budget import Budget
 from sluice_gateway.pipeline.hedge import Race
 from sluice_gateway.pipeline.relay import Relay
 from sluice_gateway.responses.log import unpack
 from sluice_gateway.responses.response import Response
 from sluice_kit.errors import make_error
 from sluice_kit.identity import LOCAL_IDENTITY
+
+from .pausing import pausing
 
 R = ErrorReason
 SLOW = "scripted/text?tokens=2&ttft_ms=60000"
@@ -53,9 +57,15 @@ async def test_the_second_target_wins(start: Any, ask: Any, until: Any, placemen
 
 
 async def test_the_first_target_wins(start: Any, ask: Any) -> None:
-    routes = {"default": {"targets": ["scripted/text?tokens=3&ttft_ms=150", SLOW], "hedge_seconds": 0.01}}
+    first = "text?tokens=3&ttft_ms=50"
+    routes = {"default": {"targets": [f"scripted/{first}", SLOW], "hedge_seconds": 0.01}}
     async with start({"routes": routes}) as client:
-        seen = await client.stream(ask(""))
+        pause = pausing(client, lambda request: request.target.model == first)
+        call = client.chat.StreamChat(pb.StreamChatRequest(spec=ask("")))
+        begun = await client.collect(call, until=lambda seen: "notice" in seen.kinds)
+        pause.go_on.set()
+        seen = await client.collect(call)
+        seen.events = begun.events + seen.events
         not_hedged = await client.stream(ask("", hedge=hedge(0)))
         whole = await client.chat.Chat(pb.ChatRequest(spec=ask("")))
         rows = await client.rows("attempts")
@@ -83,13 +93,25 @@ async def test_a_failure_before_the_delay_is_a_plain_fallback(start: Any, ask: A
     assert seen.kinds[:3] == ["accepted", "route_changed", "started"]
 
 
-async def test_hedges_are_a_share_of_all_answers(start: Any, ask: Any) -> None:
+async def test_hedges_are_a_share_of_all_answers(start: Any, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     resilience = {"hedge": {"share": 0.25, "reserve": 1}}
+    affords, spend = asyncio.Queue[bool](), Budget.spend
+
+    def watched(budget: Budget) -> bool:
+        affordable = spend(budget)
+        affords.put_nowait(affordable)
+        return affordable
+
     async with start({"resilience": resilience}) as client:
+        monkeypatch.setattr(Budget, "spend", watched)
+        pause = pausing(client, lambda request: request.target.model == "text?tokens=1")
         notices = 0
         for _ in range(8):
-            spec = ask("scripted/text?tokens=1&ttft_ms=60", fallbacks=[FAST], hedge=hedge(5))
-            seen = await client.stream(spec)
+            pause.go_on.clear()
+            asked = asyncio.create_task(client.stream(ask("scripted/text?tokens=1", fallbacks=[FAST], hedge=hedge(5))))
+            if not await affords.get():
+                pause.go_on.set()
+            seen = await asked
             assert seen.error is None
             notices += "notice" in seen.kinds
     assert notices == 2 or notices == 3

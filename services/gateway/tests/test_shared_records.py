@@ -23,10 +23,11 @@ from sluice_kit.config import ConfigError
 from sluice_kit.errors import SluiceError
 from sluice_kit.testing import document_of, make_service, running
 
+from .pausing import pausing
 from .test_registration import Setting, everywhere
 
 R = ErrorReason
-SLOW = "scripted/text?tokens=2000&delay_ms=10"
+SLOW = "scripted/text?tokens=10000&delay_ms=10"
 GRACE = {"detach_grace": {"seconds": 30}}
 
 
@@ -115,14 +116,15 @@ async def test_who_starts_ends_nothing_of_the_others(gateways: Any, ask: Any) ->
 
 async def test_survivors_end_what_a_silent_gateway_left_once(gateways: Any, ask: Any, until: Any) -> None:
     one = await gateways(lease_seconds=0.4)
-    request_id = new_id()
-    call = await speaking(one, ask, "scripted/text?tokens=300&delay_ms=10", request_id)
+    pause, request_id = pausing(one), new_id()
+    call = await speaking(one, ask, "scripted/text?tokens=300", request_id)
     one.gateway._ledger._database._keeping.cancel()
     others = [await gateways(lease_seconds=0.4) for _ in range(2)]
     while await states(others[0]) != [LOST]:  # noqa: ASYNC110  # what is waited for happens in the server
         await asyncio.sleep(0.02)  # a lease ends by the database's clock
-    again = await others[1].stream(ask("scripted/text?tokens=300&delay_ms=10", **GRACE), request_id)
+    again = await others[1].stream(ask("scripted/text?tokens=300", **GRACE), request_id)
     assert again.error.reason == R.ERROR_REASON_RESPONSE_LOST
+    pause.go_on.set()
     # It was alive after all: what it knows of its answer is more than an estimate.
     assert (await one.collect(call)).error is None
     await one.gateway._ledger._writer.flush()
@@ -218,9 +220,8 @@ async def test_a_server_that_goes_away_and_comes_back_under_load(
     gateways: Any, ask: Any, until: Any, postgres: Any
 ) -> None:
     one, two = await gateways(lease_seconds=0.4), await gateways(lease_seconds=0.4)
-    calls = [
-        await speaking(client, ask, "scripted/text?tokens=400&delay_ms=5") for client in (one, two) for _ in range(3)
-    ]
+    pauses = [pausing(client) for client in (one, two)]
+    calls = [await speaking(client, ask, "scripted/text?tokens=400") for client in (one, two) for _ in range(3)]
     ended = [asyncio.create_task(one.collect(call)) for call in calls]
     postgres.stop()
     request_id = new_id()
@@ -232,6 +233,8 @@ async def test_a_server_that_goes_away_and_comes_back_under_load(
         with pytest.raises(SluiceError):
             await one.gateway.needs["records"]()
         # Running answers go on to their ends, and the ends wait.
+        for pause in pauses:
+            pause.go_on.set()
         assert [view.error for view in await asyncio.gather(*ended)] == [None] * len(calls)
         assert one.gateway._ledger.queued + two.gateway._ledger.queued >= 2 * len(calls)
         # Longer than a lease: whoever lives must be able to say so first.

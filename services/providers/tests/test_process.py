@@ -34,14 +34,14 @@ async def test_an_integration_without_a_key_serves_and_ends_with_its_supervisor(
     )
     assert process.stderr is not None
     assert process.stdin is not None
-    line = json.loads(await asyncio.wait_for(process.stderr.readline(), 30))
+    line = json.loads(await asyncio.wait_for(process.stderr.readline(), 60))
     assert line["message"] == "serving"
     async with open_channel(address) as channel:
         stub = provider_service_pb2_grpc.ProviderServiceStub(channel)
-        status = await stub.GetStatus(pb.GetStatusRequest(), timeout=10)
+        status = await stub.GetStatus(pb.GetStatusRequest(), timeout=60)
         assert list(status.missing_settings) == ["OPENAI_API_KEY"]
     process.stdin.close()
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 @pytest.mark.slow
@@ -49,10 +49,10 @@ async def test_sigterm_lets_an_attempt_finish(tmp_path: Path) -> None:
     address = f"unix:{tmp_path}/p.sock"
     process = await spawn("--integration", "scripted", "--set", f"providers.scripted.listen={address}")
     assert process.stderr is not None
-    await asyncio.wait_for(process.stderr.readline(), 30)
+    await asyncio.wait_for(process.stderr.readline(), 60)
     async with open_channel(address) as channel:
         call = provider_service_pb2_grpc.ProviderServiceStub(channel).Generate(
-            asking("scripted", "text?tokens=10&delay_ms=30"), timeout=20
+            asking("scripted", "text?tokens=10&delay_ms=30"), timeout=60
         )
         batches = []
         async for batch in call:
@@ -60,12 +60,12 @@ async def test_sigterm_lets_an_attempt_finish(tmp_path: Path) -> None:
             if len(batches) == 2:
                 process.terminate()
     assert batches[-1].events[-1].HasField("completed")
-    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 @pytest.mark.slow
 async def test_an_unknown_adapter_fails_the_start_by_name() -> None:
     process = await spawn("--integration", "nope")
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 78
     assert b"providers.nope.adapter: no adapter 'nope'" in errors

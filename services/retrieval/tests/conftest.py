@@ -63,7 +63,7 @@ class Client:
         for stub in (self._corpora, self._searches, self._tasks):
             if hasattr(stub, method):
                 try:
-                    return await getattr(stub, method)(request, metadata=self.metadata, timeout=60)
+                    return await getattr(stub, method)(request, metadata=self.metadata, timeout=200)
                 except grpc.aio.AioRpcError as error:
                     raise from_rpc_error(error) from None
         raise AttributeError(method)
@@ -96,7 +96,7 @@ class Client:
 
     async def watch(self, name: str, after: int = 0) -> AsyncGenerator[task_service_pb2.TaskEvent, None]:
         request = task_service_pb2.WatchTaskRequest(name=name, after_sequence=after)
-        call = self._tasks.WatchTask(request, metadata=self.metadata, timeout=60)
+        call = self._tasks.WatchTask(request, metadata=self.metadata, timeout=200)
         try:
             async for response in call:
                 for event in response.events:

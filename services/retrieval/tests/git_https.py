@@ -107,7 +107,9 @@ def serving(folder: Path) -> Iterator[tuple[int, Path]]:
     server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server.server_port, certificate
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield server.server_port, certificate
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -321,7 +321,7 @@ async def test_a_move_that_ended_before_it_cleaned_up_cleans_up(start, source, m
             async with start({"store": {"kind": "edge", "qdrant": server}}) as client:
                 patched.setattr(ServerStore, "delete", stuck)
                 await client.call("MoveCorpus", corpus_service_pb2.MoveCorpusRequest(name="corpora/docs"))
-                await asyncio.wait_for(cleaning.wait(), 30)
+                await asyncio.wait_for(cleaning.wait(), 60)
         async with start({"store": {"kind": "edge", "qdrant": server}}) as client:
             assert (await client.ended((await latest(client)).name)).state == task_service_pb2.TASK_STATE_SUCCEEDED
             assert await client.search("brew tea")

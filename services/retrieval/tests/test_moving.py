@@ -119,7 +119,7 @@ async def test_a_move_that_is_interrupted_goes_on(start, source, embedder, serve
     async with start(settings(embedder, "qdrant"), qdrant=server) as client:
         request = corpus_service_pb2.MoveCorpusRequest(name="corpora/docs")
         task = (await client.call("MoveCorpus", request)).task.name
-        await asyncio.wait_for(waiting.wait(), 30)
+        await asyncio.wait_for(waiting.wait(), 60)
         assert await client.search("brew tea")
     monkeypatch.setattr(ServerStore, "put", put)
     async with start(settings(embedder, "qdrant"), qdrant=server) as client:

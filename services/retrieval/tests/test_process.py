@@ -72,7 +72,7 @@ async def test_killed_while_it_indexes_it_goes_on_after_its_restart(
         await client.create(embedder=EMBEDDER)
         embedder.gate.clear()
         task = await client.start_index(source)
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         children = [*children_of(first.pid, "edge"), *children_of(first.pid, "indexer")]
         assert len(children) == 3
         first.send_signal(signal.SIGKILL)
@@ -90,7 +90,7 @@ async def test_killed_while_it_indexes_it_goes_on_after_its_restart(
             assert not any(map(is_alive, children))
             await client.close()
             second.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(second.wait(), 20) == 0
+            assert await asyncio.wait_for(second.wait(), 60) == 0
 
 
 @pytest.mark.slow
@@ -103,7 +103,7 @@ async def test_two_processes_do_not_share_a_folder(run_folder, tmp_path):
         other = run_folder / "other.yaml"
         other.write_text(yaml.safe_dump(settings))
         async with process(other) as second:
-            assert await asyncio.wait_for(second.wait(), 20) == EXIT_BIND
+            assert await asyncio.wait_for(second.wait(), 60) == EXIT_BIND
             assert second.stderr is not None
             assert b"another retrieval process" in await second.stderr.read()
 

@@ -252,7 +252,7 @@ async def test_while_an_index_is_made_the_old_one_answers(start, source, embedde
         embedder.called.clear()
         embedder.gate.clear()
         task = await client.start_index(source)
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         assert await client.search("descale kettle", mode=words) == before
         assert await client.search("samovar", mode=words) == []
         assert (await client.get()).revision == first.corpus.revision

@@ -54,7 +54,7 @@ async def test_cancel_stops_the_work_and_leaves_nothing(start, source, tmp_path,
         await client.create(embedder=EMBEDDER)
         embedder.gate.clear()
         task = await client.start_index(source)
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         assert len(children_of(os.getpid(), "indexer")) == 1
         cancelled = await client.call("CancelTask", pb.CancelTaskRequest(name=task.name))
         assert cancelled.task.name == task.name
@@ -76,7 +76,7 @@ async def test_one_corpus_is_indexed_once_at_a_time(start, source, embedder):
         await client.create(embedder=EMBEDDER)
         embedder.gate.clear()
         task = await client.start_index(source)
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         for attempt in (
             client.start_index(source),
             client.call("DeleteCorpus", corpus_service_pb2.DeleteCorpusRequest(name="corpora/docs")),
@@ -97,7 +97,7 @@ async def test_a_task_that_waits_can_be_cancelled(start, source, embedder):
         await client.create("b")
         embedder.gate.clear()
         running = await client.start_index(source, "a")
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         waiting = await client.start_index(source, "b")
         assert waiting.state == pb.TASK_STATE_PENDING
         await client.call("CancelTask", pb.CancelTaskRequest(name=waiting.name))
@@ -157,7 +157,7 @@ async def test_a_stop_interrupts_and_the_next_start_resumes(start, source, embed
         await client.create(embedder=EMBEDDER)
         embedder.gate.clear()
         task = await client.start_index(source)
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         watcher = asyncio.create_task(events_of(client, task.name))
         await client.until(task.name, "embedding")
         client.service.runner.drain()
@@ -185,7 +185,7 @@ async def test_what_is_interrupted_again_and_again_is_failed(start, source, embe
             if not attempt:
                 await client.create(embedder=EMBEDDER)
                 name = (await client.start_index(source)).name
-            await asyncio.wait_for(embedder.called.wait(), 30)
+            await asyncio.wait_for(embedder.called.wait(), 60)
     async with start(gateway(embedder)) as client:
         task = await client.ended(name)
         assert task.state == pb.TASK_STATE_FAILED
@@ -201,7 +201,7 @@ async def test_the_reader_s_death_fails_the_task_clearly(start, source, embedder
             (source / f"{number}.txt").write_text(f"number {number}\n" * 50)
         embedder.gate.clear()
         task = await client.start_index(source)
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         for pid in children_of(os.getpid(), "indexer"):
             os.kill(pid, signal.SIGKILL)
         embedder.gate.set()
@@ -217,7 +217,7 @@ async def test_the_writer_s_death_is_made_good(start, source, embedder, children
         embedder.gate.clear()
         searching = children_of(os.getpid(), "edge")
         task = await client.start_index(source)
-        await asyncio.wait_for(embedder.called.wait(), 30)
+        await asyncio.wait_for(embedder.called.wait(), 60)
         writing = set(children_of(os.getpid(), "edge")) - set(searching)
         assert len(writing) == 1
         for pid in writing:

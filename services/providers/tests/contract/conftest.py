@@ -72,8 +72,8 @@ def start(transport: str, wire: Format, upstream: Upstream, tmp_path: Path) -> S
         defaults: dict[str, Any] = {
             "adapter": wire.adapter,
             **wire.settings(upstream.url),
-            "ttft_seconds": 10,
-            "idle_seconds": 10,
+            "ttft_seconds": 40,
+            "idle_seconds": 40,
         }
         return subject(transport, "vendor", defaults | settings, tmp_path)
 

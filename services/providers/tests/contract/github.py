@@ -122,10 +122,10 @@ async def sign_in(running: Subject, take: Callable[[pb.SignInResponse], None] | 
 
     if running._generator is not None:
         call = Call("/test")
-        await running._generator.sign_in(pb.SignInRequest(), call.with_timeout(limit.get("timeout", 20.0)), send)
+        await running._generator.sign_in(pb.SignInRequest(), call.with_timeout(limit.get("timeout", 60.0)), send)
     else:
         try:
-            async for step in running._stub.SignIn(pb.SignInRequest(), timeout=limit.get("timeout", 20.0)):
+            async for step in running._stub.SignIn(pb.SignInRequest(), timeout=limit.get("timeout", 60.0)):
                 send(step)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error) from None

@@ -26,7 +26,7 @@ from sluice_providers.colocate import create
 from sluice_providers.service import create as create_service
 
 TRANSPORTS = ("grpc", "colocated")
-_LIMIT = 20.0
+_LIMIT = 60.0
 
 
 @dataclass
@@ -177,7 +177,7 @@ def text_of(events: list[event_pb2.Event], block: int | None = None) -> str:
     return "".join(delta.text for delta in deltas if block is None or delta.block_index == block)
 
 
-async def failure_of(subject: Subject, request: pb.GenerateRequest, timeout: float = 20.0) -> SluiceError:
+async def failure_of(subject: Subject, request: pb.GenerateRequest, timeout: float = _LIMIT) -> SluiceError:
     """Runs an attempt that must fail, and checks that it did not look complete."""
     with pytest.raises(SluiceError) as caught:
         await subject.generate(request, timeout)

@@ -60,11 +60,11 @@ async def streams(subject: Subject, wire: Format, model: str, upstream: Upstream
         for index, frame in enumerate(frames):
             await connection.chunk(frame)
             if index == len(wire.unfinished) - 1:
-                await asyncio.wait_for(outcome.progress.wait(), 10)
+                await asyncio.wait_for(outcome.progress.wait(), 60)
         await connection.end()
 
     upstream.answer(play)
-    await subject.outcome(asking("vendor", model), 20.0, outcome)
+    await subject.outcome(asking("vendor", model), 60.0, outcome)
     assert outcome.error is None
     assert (outcome.text, outcome.ends) == ("Hello there", 1)
     assert len(outcome.batches) > 1

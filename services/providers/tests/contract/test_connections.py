@@ -26,7 +26,7 @@ async def test_broken_connections(how: str, start: Start, wire: Format, upstream
             for event in wire.unfinished:
                 await connection.chunk(event)
             # What was sent must be read before the reset throws it away.
-            await asyncio.wait_for(running.progress.wait(), 5)
+            await asyncio.wait_for(running.progress.wait(), 60)
         if how.startswith("reset"):
             connection.reset()
         elif how == "half_close":
@@ -60,9 +60,12 @@ async def test_the_deadline_closes_the_connection(start: Start, wire: Format, up
 
     upstream.answer(stall)
     async with start() as subject:
-        error = await failure_of(subject, asking("vendor", wire.model), timeout=0.2)
-        await asyncio.wait_for(upstream.peer_closed.wait(), 5)
-    assert error.reason_name == "DEADLINE_EXCEEDED"
+        for seconds in (0.2, 2.0, 30.0):  # time enough to get there, on any machine
+            error = await failure_of(subject, asking("vendor", wire.model), timeout=seconds)
+            assert error.reason_name == "DEADLINE_EXCEEDED"
+            if upstream.held.is_set():
+                break
+        await asyncio.wait_for(upstream.peer_closed.wait(), 60)
 
 
 @pytest.mark.parametrize("when", ["before_headers", "in_the_stream"])
@@ -79,23 +82,23 @@ async def test_cancelling_closes_the_connection_at_once(
     upstream.answer(stall)
     delays = []
     async with start() as subject:
-        # The best of a few: the machine may be busy, but a close that waits for something is never fast.
+        # The best of a few: the machine may be slow and busy, but a close that waits for something always takes long.
         for _ in range(5):
             upstream.peer_closed.clear()
             upstream.held.clear()
             task = asyncio.create_task(subject.generate(asking("vendor", wire.model)))
-            await asyncio.wait_for(upstream.held.wait(), 5)
+            await asyncio.wait_for(upstream.held.wait(), 60)
             if when == "in_the_stream":
-                await asyncio.wait_for(subject.progress.wait(), 5)
+                await asyncio.wait_for(subject.progress.wait(), 60)
             cancelled_at = asyncio.get_running_loop().time()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await asyncio.wait_for(upstream.peer_closed.wait(), 5)
+            await asyncio.wait_for(upstream.peer_closed.wait(), 60)
             delays.append(upstream.peer_closed_at - cancelled_at)
-            if delays[-1] < 0.1:
+            if delays[-1] < 1.0:
                 break
-    assert min(delays) < 0.1
+    assert min(delays) < 1.0
 
 
 async def test_a_vendor_that_does_not_answer_a_plain_call_in_time(

@@ -170,7 +170,7 @@ async def test_one_token_is_fetched_for_all_who_wait(vertex: Subject, upstream: 
     tokens.may_answer.clear()
     upstream.answer(plain(b'{"totalTokens": 9}'))
     waiting = [asyncio.create_task(vertex.call("CountTokens", counting())) for _ in range(4)]
-    await asyncio.wait_for(tokens.upstream.held.wait(), 10)
+    await asyncio.wait_for(tokens.upstream.held.wait(), 60)
     waiting[0].cancel()
     tokens.may_answer.set()
     await asyncio.gather(*waiting[1:])

@@ -83,7 +83,7 @@ async def test_without_its_help_the_servers_silence_is_the_answer(how: str, tran
         "base_url": "http://127.0.0.1:1",
         "cli": how != "off",
         "cli_path": str(path),
-        "cli_seconds": 0.3 if how == "slow" else 20,
+        "cli_seconds": 0.3 if how == "slow" else 50,
     }
     async with subject(transport, "vendor", settings, tmp_path) as running:
         with pytest.raises(SluiceError) as caught:
@@ -117,11 +117,11 @@ async def test_cancelling_kills_the_command_and_what_it_started(tmp_path: Path) 
         lambda: asyncio.StreamReaderProtocol(reader), pipe
     )
     try:
-        assert await asyncio.wait_for(reader.readline(), 20) == b"started\n"
+        assert await asyncio.wait_for(reader.readline(), 60) == b"started\n"
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await asyncio.wait_for(reader.read(), 20) == b"", "the last holder of the pipe is gone"
+        assert await asyncio.wait_for(reader.read(), 60) == b"", "the last holder of the pipe is gone"
     finally:
         transport.close()
 
