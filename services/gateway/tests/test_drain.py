@@ -1,5 +1,6 @@
 """What becomes of answers when the gateway is told to stop, or an adapter does."""
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ async def _read(call: Any) -> tuple[str, ErrorReason.ValueType | None]:
 
 
 def _states(folder: Path) -> list[tuple[str, str]]:
-    with sqlite3.connect(folder / "gateway" / "records.db") as connection:
+    with contextlib.closing(sqlite3.connect(folder / "gateway" / "records.db")) as connection:
         return connection.execute("SELECT state, reason FROM responses").fetchall()
 
 

@@ -1,6 +1,7 @@
 """Named credentials: who may use which, for which host, and that a token is seen by nobody but the host."""
 
 import base64
+import contextlib
 import logging
 import sqlite3
 from pathlib import Path
@@ -95,7 +96,7 @@ async def test_a_private_repository_is_fetched_and_nobody_else_sees_the_token(
     out, err = capfd.readouterr()
     written += out + err + caplog.text + "".join(str(vars(record)) for record in caplog.records)
     state = tmp_path / ".state"
-    with sqlite3.connect(state / "retrieval" / "records.sqlite") as database:
+    with contextlib.closing(sqlite3.connect(state / "retrieval" / "records.sqlite")) as database:
         written += "\n".join(database.iterdump())
     for path in state.rglob("*"):
         if path.is_file() and path.suffix != ".dat":
