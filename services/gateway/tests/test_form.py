@@ -173,6 +173,10 @@ async def test_an_answer_without_its_form_fails_and_counts_as_such(start: Any, a
         assert bad.error.reason == R.ERROR_REASON_OUTPUT_INVALID
         assert bad.error.metadata == {"provider": "scripted", "path": "/*", "keyword": "type"}
         assert "word" not in str(bad.error)
+        assert "breaks its schema at /*: type" in bad.error.message
+        top = await client.stream(ask("scripted/json?value={}", response_format=by_schema()))
+        assert top.error is not None
+        assert "at its top: required" in top.error.message
         assert "completed" not in bad.kinds
         words = await client.stream(ask(WORDS, response_format=ResponseFormat(json=JsonFormat())))
         assert words.error is not None
@@ -187,8 +191,7 @@ async def test_an_answer_without_its_form_fails_and_counts_as_such(start: Any, a
         assert [(row["outcome"], row["reason"]) for row in rows] == [
             ("completed", ""),
             ("completed", ""),
-            ("failed", "OUTPUT_INVALID"),
-            ("failed", "OUTPUT_INVALID"),
+            *[("failed", "OUTPUT_INVALID")] * 3,
         ]
         assert all(row["usage_source"] == "provider" and row["output_tokens"] for row in rows)
         # The vendor did what it was asked to.

@@ -7,7 +7,7 @@ id: `text?tokens=200&delay_ms=10&fault=cut@20`. The short forms are turned into 
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -25,6 +25,11 @@ _TEXT: Final = (
 )
 _WORDS: Final = tuple(_TEXT.split())
 
+# A script is anybody's who may ask, and its words are made before they are sent.
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+_Pause: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=86_400_000)]
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+
 
 class ScriptError(ValueError):
     """A script cannot be read; the message says what is wrong with it."""
@@ -41,7 +46,7 @@ class ToolStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Any JSON value; it leaves as JSON text."""
     input: str | None = None
     """Free text of a custom tool, instead of arguments."""
-    fragments: int = 2
+    fragments: _Count = 2
     """Into how many pieces the input is cut."""
 
 
@@ -73,7 +78,7 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A call of a tool. Tool steps next to each other are parallel: their fragments alternate."""
     cite: CiteStep | None = None
     """A native citation of the text before."""
-    wait_ms: float | None = None
+    wait_ms: _Pause | None = None
     """A pause."""
     fault: str | None = None
     """A fault without `@`, at this place."""
@@ -83,9 +88,9 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one attempt plays."""
 
     steps: tuple[Step, ...] = ()
-    ttft_ms: float = 0.0
+    ttft_ms: _Pause = 0.0
     """Pause before the first content."""
-    delay_ms: float = 0.0
+    delay_ms: _Pause = 0.0
     """Pause between batches after that."""
     batch: int = 1
     """Events in one message."""
@@ -96,9 +101,9 @@ class Script(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fault: str | None = None
     """`KIND@N`: the fault KIND after N events of content. Without `@N`: before the
     first, and if it is an error reason before `Started`."""
-    retry_after_s: float | None = None
+    retry_after_s: _Seconds | None = None
     """What an error reason as fault says about when to come back."""
-    times: int | None = None
+    times: _Count | None = None
     """Only the first so many attempts with this script meet the fault. Unset: all."""
 
     def __post_init__(self) -> None:
@@ -131,22 +136,22 @@ class _Short(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Parameters of the short forms."""
 
     say: str | None = None
-    tokens: int = 12
-    reasoning: int = 0
-    calls: int = 1
+    tokens: _Count = 12
+    reasoning: _Count = 0
+    calls: _Count = 1
     name: str = ""
     args: str = "{}"
-    fragments: int = 2
+    fragments: _Count = 2
     value: str | None = None
     native: bool = False
-    ttft_ms: float = 0.0
-    delay_ms: float = 0.0
+    ttft_ms: _Pause = 0.0
+    delay_ms: _Pause = 0.0
     batch: int = 1
     finish: Finish | None = None
     usage: Literal["report", "early", "none"] = "report"
     fault: str | None = None
-    retry_after_s: float | None = None
-    times: int | None = None
+    retry_after_s: _Seconds | None = None
+    times: _Count | None = None
 
 
 SHORT_FORMS: Final[Mapping[str, str]] = {

@@ -154,10 +154,20 @@ async def test_a_script_in_the_message(scripted: Subject) -> None:
         '{"steps": [{"text": "a", "wait_ms": 1}]}',
         '{"nope": 1}',
         '{"batch": 0}',
+        '{"delay_ms": -1}',
+        '{"steps": [{"wait_ms": 1e300}]}',
     ):
         with pytest.raises(SluiceError) as caught:
             await scripted.generate(asking("s", "script", bad))
         assert caught.value.reason_name == "INVALID_REQUEST"
+
+
+@pytest.mark.parametrize("query", ["tokens=-1", "tokens=1000000000", "ttft_ms=nan", "calls=9999999", "times=-2"])
+async def test_a_number_out_of_bounds(scripted: Subject, query: str) -> None:
+    with pytest.raises(SluiceError) as caught:
+        await scripted.generate(asking("s", f"text?{query}"))
+    assert caught.value.reason_name == "INVALID_REQUEST"
+    assert query.partition("=")[0] in caught.value.message
 
 
 @pytest.mark.parametrize(

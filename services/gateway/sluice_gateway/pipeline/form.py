@@ -29,6 +29,11 @@ _COMPILED_ON_LOOP: Final = 4096
 """Characters of a schema that is compiled at once; larger ones, and those with patterns, are compiled in a thread."""
 _STEPS_LOCATED: Final = 2_000_000
 """Where it breaks its schema is looked for in what is smaller."""
+_WHAT: Final = {
+    "json": "is not JSON",
+    "size": "is too long to be checked by its schema",
+    "time": "could not be checked by its schema in time",
+}
 _LENGTH: Final = FinishReason.FINISH_REASON_LENGTH
 _NO_TEXT: Final = frozenset({FinishReason.FINISH_REASON_TOOL_CALLS, FinishReason.FINISH_REASON_CONTENT_FILTER})
 """Answers that end so are no texts of the form, and say so themselves."""
@@ -137,7 +142,9 @@ class FormRelay(Relay):
                 if found is None:
                     return
                 violation = found
-            what = "is not JSON" if violation.keyword == "json" else f"breaks its form at '{violation.path}'"
+            what = _WHAT.get(
+                violation.keyword, f"breaks its schema at {violation.path or 'its top'}: {violation.keyword}"
+            )
             failure = self._failure(what, violation._asdict())
         if self._unseen:
             # Nobody has seen any of it, so that another attempt has nothing to make void.

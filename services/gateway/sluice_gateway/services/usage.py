@@ -86,7 +86,7 @@ def _nanoseconds(moment: Timestamp, field: str) -> int:
     nanoseconds = moment.ToNanoseconds()
     # What keys can hold: up to the year 2248.
     if not 0 <= nanoseconds < 2**63 - 2 * _MAX_DAYS * _DAY_SECONDS * 10**9:
-        raise invalid_field(field, "must be a time from 1970 on")
+        raise invalid_field(field, "must be a time from 1970 to 2248")
     return nanoseconds
 
 
