@@ -3,14 +3,18 @@
 For services that keep records; it needs the extra `records`.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import as_file, files
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, column, inspect, select, table, text
 
 from sluice_kit.config import ConfigError
+
+_alembic: Final = threading.Lock()
+"""Held while steps are taken: what they act on is kept by Alembic for the whole process, not for a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,6 @@ def _upgrade(connection: Connection, steps: Steps, revision: str | None, adopted
             # Its own command does so, but wants files of settings.
             return scripts._upgrade_revs(steps.head, current)  # noqa: SLF001  # as said
 
-        with EnvironmentContext(Config(), scripts, fn=upgrade, destination_rev=steps.head) as environment:
+        with _alembic, EnvironmentContext(Config(), scripts, fn=upgrade, destination_rev=steps.head) as environment:
             environment.configure(connection=connection, version_table=steps.versions)
             environment.run_migrations()
