@@ -3,6 +3,7 @@ package sluice
 import (
 	"context"
 	"crypto/tls"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -35,6 +36,9 @@ type Client struct {
 	chat  gatewaypb.ChatServiceClient
 	tasks taskpb.TaskServiceClient
 	retry RetryPolicy
+
+	closing sync.Once
+	closed  chan struct{} // closed by Close
 }
 
 type options struct {
@@ -98,14 +102,24 @@ func New(address string, more ...Option) (*Client, error) {
 		chat:  gatewaypb.NewChatServiceClient(conn),
 		tasks: taskpb.NewTaskServiceClient(conn),
 		retry: set.retry,
+
+		closed: make(chan struct{}),
 	}, nil
 }
 
 // Conn returns the connection, for the generated clients of the other services. ErrorOf reads their errors.
 func (c *Client) Conn() *grpc.ClientConn { return c.conn }
 
-// Close ends every call and closes the connection.
-func (c *Client) Close() error { return c.conn.Close() }
+// Close ends every call and every stream, with ErrClosed, and closes the connection. Responses that were streamed are
+// ended by the gateway after their grace. Closing twice does nothing.
+func (c *Client) Close() error {
+	var err error
+	c.closing.Do(func() {
+		close(c.closed) // first, so that nobody takes it for a connection that broke
+		err = c.conn.Close()
+	})
+	return err
+}
 
 // ErrorOf returns the failure that an error of a generated client stands for; nil for nil.
 func ErrorOf(err error) *Error {

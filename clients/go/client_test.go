@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -166,5 +167,53 @@ func TestPatienceAndDeadlineEndTheTries(t *testing.T) {
 	leave()
 	if found := patient.wait(left, failed); !errors.Is(found, context.Canceled) {
 		t.Fatalf("left: %v", found)
+	}
+}
+
+func TestClosingTheClientEndsWhatRuns(t *testing.T) {
+	g := &gateway{hold: make(chan struct{})}
+	defer close(g.hold)
+	client := serve(t, g)
+	stream := client.StreamChat(t.Context(), &gatewaypb.ChatSpec{})
+	for range 2 {
+		if _, err := stream.Next(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ended := make(chan error)
+	go func() {
+		_, err := stream.Next()
+		ended <- err
+	}()
+	if err := client.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !errors.Is(err, ErrClosed) {
+		t.Fatalf("the stream ended with %v", err)
+	}
+	if _, err := client.GetResponse(t.Context(), "responses/r1"); !errors.Is(err, ErrClosed) {
+		t.Fatalf("a call after it: %v", err)
+	}
+	if err := client.Close(); err != nil {
+		t.Fatalf("closing twice: %v", err)
+	}
+	if stream.Reconnects() != 0 || len(g.resumed) != 0 {
+		t.Fatalf("%d reconnects, resumed after %v", stream.Reconnects(), g.resumed)
+	}
+}
+
+func TestWhyNobodyAnswersIsTheCause(t *testing.T) {
+	client, err := New("127.0.0.1:1", WithRetry(RetryPolicy{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_, err = client.GetResponse(t.Context(), "responses/r1")
+	cause := errors.Unwrap(err)
+	if status.Code(cause) != codes.Unavailable || !strings.Contains(cause.Error(), "127.0.0.1:1") {
+		t.Fatalf("%v, because of %v", err, cause)
+	}
+	if strings.Contains(err.Error(), "127.0.0.1") {
+		t.Fatalf("the message for people names the address: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -21,6 +22,9 @@ const (
 // ErrProtocol is wrapped by errors that say that the gateway broke a promise of its streams: a gap in the numbers, or an
 // end that is no end.
 var ErrProtocol = errors.New("the gateway broke the protocol of its streams")
+
+// ErrClosed is wrapped by the errors of calls and streams that Client.Close ended.
+var ErrClosed = errors.New("the client is closed")
 
 // Error is a failure with a reason. Every error that this package returns is one, except io.EOF.
 type Error struct {
@@ -53,7 +57,7 @@ type FieldViolation struct {
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.ReasonName(), e.Message) }
 
 // ReasonName returns the reason as ErrorInfo spells it, e.g. "MODEL_NOT_FOUND".
-func (e *Error) ReasonName() string { return e.Reason.String()[len(prefix):] }
+func (e *Error) ReasonName() string { return strings.TrimPrefix(e.Reason.String(), prefix) }
 
 // Retryable tells whether the same request may succeed later, unchanged, if no content was delivered.
 func (e *Error) Retryable() bool { return retryable[e.Reason] }
@@ -61,7 +65,8 @@ func (e *Error) Retryable() bool { return retryable[e.Reason] }
 // GRPCStatus lets status.FromError and status.Code see the code and the message.
 func (e *Error) GRPCStatus() *status.Status { return status.New(e.Code, e.Message) }
 
-// Unwrap returns the context's error where it ended the operation, or ErrProtocol.
+// Unwrap returns the context's error where it ended the operation, ErrClosed, ErrProtocol, or what gRPC itself failed with,
+// which names the address and says why nobody answers there.
 func (e *Error) Unwrap() error { return e.cause }
 
 // broken tells whether only the connection broke. A failure with Sluice's details was decided by a service: it is the
@@ -100,6 +105,17 @@ func endOf(ctx context.Context) *Error {
 		Code:    codes.Canceled,
 		Message: "the caller left",
 		cause:   context.Canceled,
+	}
+}
+
+// closed returns the error of an operation that Client.Close ended.
+func closed() *Error {
+	return &Error{
+		Reason:   errorpb.ErrorReason_ERROR_REASON_CANCELLED,
+		Code:     codes.Canceled,
+		Message:  ErrClosed.Error(),
+		cause:    ErrClosed,
+		detailed: true,
 	}
 }
 
@@ -144,8 +160,11 @@ func failure(err error) *Error {
 			}
 		}
 	}
+	if !found.detailed {
+		found.cause = err
+	}
 	if !found.detailed && found.Code == codes.Unavailable {
-		// gRPC's own text names addresses.
+		// gRPC's own text names addresses, so it is for who looks at the cause.
 		found.Message = "the gateway service does not answer"
 	}
 	if found.Code == codes.DeadlineExceeded {

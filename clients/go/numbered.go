@@ -132,6 +132,9 @@ func (n *numbered[M, E]) ended(err error) {
 		return
 	}
 	found := failure(err)
+	if n.tries.over() {
+		found = closed()
+	}
 	if !found.broken() || !n.mayReopen() {
 		n.noteEnd(found, !found.broken())
 		n.end = found

@@ -28,16 +28,30 @@ var DefaultRetryPolicy = RetryPolicy{
 
 // backoff counts the failures in a row of one operation.
 type backoff struct {
+	closed <-chan struct{} // of the client
 	policy RetryPolicy
 	limit  time.Duration
 	since  time.Time
 }
 
+// tries returns a count that begins.
+func (c *Client) tries() backoff { return backoff{closed: c.closed, policy: c.retry} }
+
 // reset notes progress: the next failure is the first one again.
 func (b *backoff) reset() { b.limit, b.since = 0, time.Time{} }
 
+// over tells whether the client was closed.
+func (b *backoff) over() bool {
+	select {
+	case <-b.closed:
+		return true
+	default:
+		return false
+	}
+}
+
 // wait waits before the next try, at least as long as the server asked for. It returns the failure if patience or the
-// context's deadline do not reach that far, and the context's end if that comes first.
+// context's deadline do not reach that far, and the context's end, or the client's, if that comes first.
 func (b *backoff) wait(ctx context.Context, found *Error) *Error {
 	now := time.Now()
 	if b.since.IsZero() {
@@ -55,6 +69,8 @@ func (b *backoff) wait(ctx context.Context, found *Error) *Error {
 	select {
 	case <-timer.C:
 		return nil
+	case <-b.closed:
+		return closed()
 	case <-ctx.Done():
 		return endOf(ctx)
 	}
@@ -64,7 +80,7 @@ func (b *backoff) wait(ctx context.Context, found *Error) *Error {
 // are safe to repeat: reads, and changes that carry a request id. Errors come as *Error.
 func Repeat[R any](ctx context.Context, client *Client, call func(context.Context) (R, error)) (R, error) {
 	var none R
-	tries := backoff{policy: client.retry}
+	tries := client.tries()
 	for {
 		result, err := call(ctx)
 		if err == nil {
@@ -72,6 +88,9 @@ func Repeat[R any](ctx context.Context, client *Client, call func(context.Contex
 		}
 		if ctx.Err() != nil {
 			return none, endOf(ctx)
+		}
+		if tries.over() {
+			return none, closed()
 		}
 		found := failure(err)
 		if !found.broken() {

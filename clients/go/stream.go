@@ -47,7 +47,7 @@ func newStream(
 	s := &Stream{client: client, request: request, response: response, last: after, grace: grace, resume: resume}
 	s.inner = numbered[batch, Event]{
 		ctx:      ctx,
-		tries:    backoff{policy: client.retry},
+		tries:    client.tries(),
 		received: after,
 		start:    s.start,
 		take:     s.take,

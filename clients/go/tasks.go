@@ -26,7 +26,7 @@ func (c *Client) WatchTask(ctx context.Context, name string, after uint64) *Task
 	s := &TaskStream{}
 	s.inner = numbered[*taskpb.WatchTaskResponse, TaskEvent]{
 		ctx:      ctx,
-		tries:    backoff{policy: c.retry},
+		tries:    c.tries(),
 		received: after,
 		start: func(ctx context.Context) (func() (*taskpb.WatchTaskResponse, error), error) {
 			stream, err := c.tasks.WatchTask(ctx, &taskpb.WatchTaskRequest{Name: name, AfterSequence: s.inner.received})

@@ -61,6 +61,7 @@ export class SluiceClient implements Disposable {
   readonly transport: Transport;
   readonly #sessions: Http2SessionManager;
   readonly #retry: RetryPolicy;
+  readonly #closing = new AbortController();
   readonly #chat: Client<typeof ChatService>;
   readonly #tasks: Client<typeof TaskService>;
 
@@ -108,6 +109,7 @@ export class SluiceClient implements Disposable {
       },
       this.#retry,
       { ...rest, graceMs: resume ? Math.max(grace, wanted.background ? DETACH_GRACE_MS : 0) : undefined },
+      this.#closing.signal,
     );
   }
 
@@ -116,12 +118,8 @@ export class SluiceClient implements Disposable {
    * and end as the first stream. It throws RESUME_WINDOW_EXPIRED where they are no longer kept.
    */
   resumeChat(response: string, after = 0, options: StreamOptions = {}): ChatStream {
-    return new ChatStream({ ...this.#calls, start: undefined }, this.#retry, {
-      ...options,
-      graceMs: DETACH_GRACE_MS,
-      response,
-      after,
-    });
+    const found = { ...options, graceMs: DETACH_GRACE_MS, response, after };
+    return new ChatStream({ ...this.#calls, start: undefined }, this.#retry, found, this.#closing.signal);
   }
 
   /** Asks for an answer in one piece. Repeated with the same request id if the connection breaks. No limit of time. */
@@ -149,6 +147,7 @@ export class SluiceClient implements Disposable {
         this.#tasks.watchTask({ name, afterSequence: BigInt(after) }, callOptions(signal, timeoutMs)),
       this.#retry,
       options,
+      this.#closing.signal,
     );
   }
 
@@ -158,8 +157,9 @@ export class SluiceClient implements Disposable {
    */
   async repeat<R>(call: (options: CallSettings) => Promise<R>, options: StreamOptions = {}): Promise<R> {
     const deadline = new Deadline("timeoutMs" in options ? options.timeoutMs : CALL_MS);
-    const backoff = new Backoff(this.#retry, deadline, options.signal);
+    const backoff = new Backoff(this.#retry, deadline, options.signal, this.#closing.signal);
     for (;;) {
+      backoff.throwIfClosed();
       try {
         return await call(callOptions(options.signal, deadline.forCall()));
       } catch (error) {
@@ -171,8 +171,12 @@ export class SluiceClient implements Disposable {
     }
   }
 
-  /** Ends every call and closes the connection. */
+  /**
+   * Ends every call and every stream, with CANCELLED, and closes the connection. Responses that were streamed are ended by
+   * the gateway after their grace. Clients that `service` made would connect anew: call nothing with them afterwards.
+   */
   close(): void {
+    this.#closing.abort(); // first, so that nobody takes it for a connection that broke
     this.#sessions.abort();
   }
 

@@ -120,6 +120,11 @@ export function left(cause?: unknown): SluiceError {
   return new SluiceError("the caller left", ErrorReason.CANCELLED, { code: Code.Canceled, detailed: true, cause });
 }
 
+/** Returns the failure of an operation that `SluiceClient.close` ended. */
+export function closed(): SluiceError {
+  return new SluiceError("the client is closed", ErrorReason.CANCELLED, { code: Code.Canceled, detailed: true });
+}
+
 /** Whether a failure with this reason may be gone when the same request is sent again, unchanged. */
 export function isRetryable(reason: ErrorReason): boolean {
   return RETRYABLE.has(reason);
@@ -138,6 +143,7 @@ const BARE: ReadonlyMap<Code, ErrorReason> = new Map([
   [Code.Unauthenticated, ErrorReason.UNAUTHENTICATED],
   [Code.PermissionDenied, ErrorReason.PERMISSION_DENIED],
   [Code.NotFound, ErrorReason.NOT_FOUND],
+  [Code.AlreadyExists, ErrorReason.ALREADY_EXISTS],
 ]);
 
 // What the contract calls retryable. The conformance suite compares it with the gateway's.

@@ -71,9 +71,10 @@ export abstract class NumberedStream<M, E extends { sequence: number }> implemen
   #call: Call<M> | undefined;
   #ended = false;
 
-  constructor(policy: RetryPolicy, options: StreamOptions) {
+  /** `closing` is the client's end. */
+  constructor(policy: RetryPolicy, options: StreamOptions, closing?: AbortSignal) {
     this.deadline = new Deadline(options.timeoutMs);
-    this.backoff = new Backoff(policy, this.deadline, options.signal);
+    this.backoff = new Backoff(policy, this.deadline, options.signal, closing);
     this.#signal = options.signal;
   }
 
@@ -149,6 +150,7 @@ export abstract class NumberedStream<M, E extends { sequence: number }> implemen
 
   async #fill(): Promise<void> {
     if (this.#call === undefined) {
+      this.backoff.throwIfClosed();
       const timeoutMs = this.deadline.forCall();
       this.#call = new Call((signal) => this.open(signal, timeoutMs));
     }
@@ -178,7 +180,7 @@ export abstract class NumberedStream<M, E extends { sequence: number }> implemen
     try {
       await this.backoff.wait(failure);
     } catch (error) {
-      // Out of reach for so long: what still runs there ends by its own grace.
+      // Out of reach for so long, or for good: what still runs there ends by its own grace.
       if (!this.#signal?.aborted) this.noteEnd(failure, true);
       throw error;
     }

@@ -1,6 +1,6 @@
 /** How long the client tries again: jittered exponential backoff within a patience and a deadline. */
 
-import { left, SluiceError, timedOut } from "./errors.js";
+import { closed, left, SluiceError, timedOut } from "./errors.js";
 
 /** How often and how long a failure of the transport is answered by another try. All figures are milliseconds. */
 export interface RetryPolicy {
@@ -42,14 +42,22 @@ export class Deadline {
 export class Backoff {
   readonly #deadline: Deadline;
   readonly #signal: AbortSignal | undefined;
+  readonly #closing: AbortSignal | undefined;
   #policy: RetryPolicy;
   #limit = 0;
   #since: number | undefined;
 
-  constructor(policy: RetryPolicy, deadline: Deadline, signal?: AbortSignal) {
+  /** `signal` is the caller's, `closing` the client's. */
+  constructor(policy: RetryPolicy, deadline: Deadline, signal?: AbortSignal, closing?: AbortSignal) {
     this.#policy = policy;
     this.#deadline = deadline;
     this.#signal = signal;
+    this.#closing = closing;
+  }
+
+  /** Throws if the client was closed: a call would connect anew. */
+  throwIfClosed(): void {
+    if (this.#closing?.aborted) throw closed();
   }
 
   /** Notes progress: the next failure is the first one again. */
@@ -64,9 +72,10 @@ export class Backoff {
 
   /**
    * Waits before the next try, at least as long as the server asked for. Throws the failure if patience or deadline do not
-   * reach that far, and CANCELLED if the signal comes first.
+   * reach that far, and CANCELLED if the signal comes first or the client is closed.
    */
   async wait(failure: SluiceError): Promise<void> {
+    this.throwIfClosed();
     const now = performance.now();
     if (this.#since === undefined) {
       this.#since = now;
@@ -76,21 +85,22 @@ export class Backoff {
     this.#limit = Math.min(limit * this.#policy.multiplier, this.#policy.maximum);
     const delay = Math.max(limit * (0.5 + Math.random() / 2), failure.retryAfterMs ?? 0);
     if (now + delay - this.#since > this.#policy.patience || delay >= this.#deadline.left()) throw failure;
-    await sleep(delay, this.#signal);
+    await sleep(delay, [this.#signal, this.#closing]);
+    if (this.#signal?.aborted) throw left(this.#signal.reason);
+    this.throwIfClosed();
   }
 }
 
-function sleep(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const leave = () => {
+/** Waits so long, or until one of the signals comes. */
+function sleep(milliseconds: number, signals: readonly (AbortSignal | undefined)[]): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
       clearTimeout(timer);
-      reject(left(signal?.reason));
-    };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", leave);
+      for (const signal of signals) signal?.removeEventListener("abort", end);
       resolve();
-    }, milliseconds);
-    if (signal?.aborted) leave();
-    else signal?.addEventListener("abort", leave, { once: true });
+    };
+    const timer = setTimeout(end, milliseconds);
+    if (signals.some((signal) => signal?.aborted)) end();
+    else for (const signal of signals) signal?.addEventListener("abort", end, { once: true });
   });
 }

@@ -54,8 +54,8 @@ export class ChatStream extends NumberedStream<Batch, NumberedEvent> {
   #detached = false;
   #settled = false;
 
-  constructor(calls: ChatCalls, policy: RetryPolicy, options: ChatStreamOptions) {
-    super(policy, options);
+  constructor(calls: ChatCalls, policy: RetryPolicy, options: ChatStreamOptions, closing?: AbortSignal) {
+    super(policy, options, closing);
     this.#calls = calls;
     this.#graceMs = options.graceMs;
     this.response = options.response;
@@ -159,8 +159,9 @@ export class TaskStream extends NumberedStream<WatchTaskResponse, NumberedTask> 
     watch: (after: number, signal: AbortSignal, timeoutMs: number | undefined) => AsyncIterable<WatchTaskResponse>,
     policy: RetryPolicy,
     options: TaskStreamOptions,
+    closing?: AbortSignal,
   ) {
-    super(policy, options);
+    super(policy, options, closing);
     this.#watch = watch;
     this.received = this.lastSequence = options.after ?? 0;
   }

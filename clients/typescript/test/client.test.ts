@@ -1,16 +1,21 @@
 import assert from "node:assert/strict";
+import { once } from "node:events";
+import { createServer } from "node:http2";
+import type { AddressInfo } from "node:net";
 import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { durationFromMs } from "@bufbuild/protobuf/wkt";
 import { Code, ConnectError } from "@connectrpc/connect";
+import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { ErrorInfoSchema, HelpSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
 import { type Event, EventSchema } from "../gen/sluice/chat/v1/event_pb.js";
 import {
+  ChatService,
   ResumeChatResponseSchema,
   type StreamChatResponse,
   StreamChatResponseSchema,
 } from "../gen/sluice/gateway/v1/chat_service_pb.js";
-import { ChatStream, DEFAULT_RETRY, ErrorReason, ProtocolError, SluiceError } from "../src/index.js";
+import { ChatStream, DEFAULT_RETRY, ErrorReason, ProtocolError, SluiceClient, SluiceError } from "../src/index.js";
 import { Backoff, Deadline } from "../src/retry.js";
 
 const ACCEPTED = create(EventSchema, { kind: { case: "accepted", value: { response: "responses/r1" } } });
@@ -109,4 +114,41 @@ test("patience, deadline and signal end the tries", async () => {
   await assert.rejects(late.wait(failure), failure);
   const left = new Backoff(DEFAULT_RETRY, new Deadline(undefined), AbortSignal.abort());
   await assert.rejects(left.wait(failure), { reason: ErrorReason.CANCELLED });
+});
+
+test("closing the client ends what runs, and nothing connects anew", async () => {
+  const { calls, seen } = gateway([ACCEPTED, text("low ")], undefined);
+  const server = createServer(
+    connectNodeAdapter({
+      routes: (router) =>
+        router.service(ChatService, {
+          async *streamChat(_request, context) {
+            yield* calls.start();
+            await once(context.signal, "abort");
+          },
+          async *resumeChat({ response, afterSequence }) {
+            yield* calls.resume(response, Number(afterSequence));
+          },
+          cancelChat: ({ response }) => calls.cancel(response).then(() => ({})),
+        }),
+    }),
+  );
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  let sessions = 0;
+  server.on("session", () => (sessions += 1));
+  try {
+    const client = new SluiceClient(`127.0.0.1:${(server.address() as AddressInfo).port}`);
+    const stream = client.streamChat({});
+    await stream.next();
+    await stream.next();
+    const third = stream.next();
+    client.close();
+    await assert.rejects(third, { reason: ErrorReason.CANCELLED, message: "the client is closed" });
+    await assert.rejects(client.getResponse("responses/r1"), { message: "the client is closed" });
+    assert.deepEqual(seen, { resumed: [], cancelled: [] });
+    assert.equal(sessions, 1);
+  } finally {
+    server.close();
+  }
 });

@@ -34,7 +34,7 @@ public final class ChatStream extends NumberedStream<Object, NumberedEvent> {
   /** {@code grace} is how long the response waits for its watcher; null: broken streams are not resumed. */
   ChatStream(
       SluiceClient client, StreamChatRequest request, String response, long after, Duration grace, Duration timeout) {
-    super(client.retry(), timeout, after);
+    super(client, timeout, after);
     this.client = client;
     this.request = request;
     this.response = response;

@@ -21,15 +21,17 @@ abstract sealed class NumberedStream<M, E> implements Iterator<E>, Iterable<E>, 
   final Queue<E> ready = new ArrayDeque<>();
   long received;
   boolean complete;
+  private final SluiceClient client;
   private final CountDownLatch leaving;
   private final ReentrantLock reading = new ReentrantLock();
   private volatile StreamCall<M> call;
   private volatile int reconnects;
   private boolean ended;
 
-  NumberedStream(RetryPolicy policy, Duration timeout, long after) {
+  NumberedStream(SluiceClient client, Duration timeout, long after) {
+    this.client = client;
     leaving = new CountDownLatch(1);
-    backoff = new Backoff(policy, timeout, leaving);
+    backoff = new Backoff(client.retry(), timeout, leaving);
     received = after;
   }
 
@@ -188,6 +190,11 @@ abstract sealed class NumberedStream<M, E> implements Iterator<E>, Iterable<E>, 
   }
 
   private void recover(SluiceException failure) {
+    if (client.isClosed()) {
+      SluiceException end = SluiceException.closed(failure);
+      noteEnd(end, true); // nothing can be called any more
+      throw end;
+    }
     if (!failure.broken() || !mayReopen()) {
       noteEnd(failure, !failure.broken());
       throw failure;

@@ -113,6 +113,11 @@ public final class SluiceClient implements AutoCloseable {
   }
 
   /** Asks for an answer in one piece. Repeated with the same request id if the connection breaks. */
+  public Answer chat(ChatSpec spec) {
+    return chat(spec, ChatOptions.defaults());
+  }
+
+  /** Asks for an answer in one piece. Repeated with the same request id if the connection breaks. */
   public Answer chat(ChatSpec spec, ChatOptions options) {
     var request = ChatRequest.newBuilder().setRequestId(options.requestId()).setSpec(spec).build();
     return repeat(ChatServiceGrpc.newBlockingStub(channel), options.timeout(), stub -> stub.chat(request)).getAnswer();
@@ -156,6 +161,9 @@ public final class SluiceClient implements AutoCloseable {
           throw SluiceException.left(failed);
         }
         SluiceException failure = SluiceException.of(failed);
+        if (isClosed()) {
+          throw SluiceException.closed(failed);
+        }
         if (!failure.broken()) {
           throw failure;
         }
@@ -165,10 +173,17 @@ public final class SluiceClient implements AutoCloseable {
     }
   }
 
-  /** Ends every call and closes the connection. */
+  /**
+   * Ends every call and every stream, with CANCELLED, and closes the connection. Responses that were streamed are ended by
+   * the gateway after their grace. Closing twice does nothing.
+   */
   @Override
   public void close() {
     connection.shutdownNow();
+  }
+
+  boolean isClosed() {
+    return connection.isShutdown();
   }
 
   RetryPolicy retry() {

@@ -115,6 +115,11 @@ public class SluiceException extends RuntimeException {
         "the caller left", ErrorReason.ERROR_REASON_CANCELLED, Status.Code.CANCELLED, true, cause);
   }
 
+  static SluiceException closed(Throwable cause) {
+    return new SluiceException(
+        "the client is closed", ErrorReason.ERROR_REASON_CANCELLED, Status.Code.CANCELLED, true, cause);
+  }
+
   /** Whether a failure with this reason may be gone when the same request is sent again, unchanged. */
   public static boolean isRetryable(ErrorReason reason) {
     return RETRYABLE.contains(reason);
@@ -191,6 +196,7 @@ public class SluiceException extends RuntimeException {
       case UNAUTHENTICATED -> ErrorReason.ERROR_REASON_UNAUTHENTICATED;
       case PERMISSION_DENIED -> ErrorReason.ERROR_REASON_PERMISSION_DENIED;
       case NOT_FOUND -> ErrorReason.ERROR_REASON_NOT_FOUND;
+      case ALREADY_EXISTS -> ErrorReason.ERROR_REASON_ALREADY_EXISTS;
       default -> ErrorReason.ERROR_REASON_INTERNAL;
     };
   }

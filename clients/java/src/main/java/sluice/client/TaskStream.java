@@ -16,7 +16,7 @@ public final class TaskStream extends NumberedStream<WatchTaskResponse, Numbered
   private final String name;
 
   TaskStream(SluiceClient client, String name, long after, Duration timeout) {
-    super(client.retry(), timeout, after);
+    super(client, timeout, after);
     this.client = client;
     this.name = name;
   }

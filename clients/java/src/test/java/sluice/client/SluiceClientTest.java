@@ -215,4 +215,23 @@ class SluiceClientTest {
     SluiceException end = assertThrows(SluiceException.class, () -> left.await(failure));
     assertEquals(ErrorReason.ERROR_REASON_CANCELLED, end.reason());
   }
+
+  @Test
+  void closingTheClientEndsWhatRuns() throws InterruptedException {
+    gateway.waits = true;
+    ChatStream stream = client.streamChat(ChatSpec.getDefaultInstance());
+    stream.next();
+    stream.next();
+    AtomicReference<SluiceException> end = new AtomicReference<>();
+    Thread reader = new Thread(() -> end.set(assertThrows(SluiceException.class, stream::hasNext)));
+    reader.start();
+    client.close();
+    reader.join();
+    assertEquals("the client is closed", end.get().getMessage());
+    assertEquals(ErrorReason.ERROR_REASON_CANCELLED, end.get().reason());
+    assertEquals(0, stream.reconnects());
+    assertEquals(List.of(), gateway.resumed);
+    var call = assertThrows(SluiceException.class, () -> client.getResponse("responses/r1"));
+    assertEquals("the client is closed", call.getMessage());
+  }
 }
