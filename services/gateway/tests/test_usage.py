@@ -19,6 +19,8 @@ from sqlalchemy import create_engine, insert, text
 from sluice.chat.v1.usage_pb2 import Usage, UsageSource
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
+from sluice.gateway.v1 import embedding_service_pb2 as embed_pb
+from sluice.gateway.v1 import embedding_service_pb2_grpc as embed_grpc
 from sluice.gateway.v1 import usage_service_pb2 as pb
 from sluice.gateway.v1 import usage_service_pb2_grpc as pb_grpc
 from sluice_gateway.records import usage
@@ -278,6 +280,23 @@ async def test_answers_are_on_record_with_their_labels_also_when_the_client_left
     assert ended["b"].usage.source != UsageSource.USAGE_SOURCE_PROVIDER
     assert ended["b"].usage.output_tokens > 0
     assert ended["a"].usage.source == UsageSource.USAGE_SOURCE_PROVIDER
+
+
+async def test_what_no_database_keeps_is_refused_and_breaks_no_query(client: Any, ask: Any) -> None:
+    for labels in ({"team": "a\0"}, {"te\0am": "a"}):
+        refused = (await client.stream(ask(labels=labels))).error
+        assert (refused.reason, refused.violations[0].field) == (R.ERROR_REASON_INVALID_REQUEST, "spec.labels")
+        embed: Any = embed_grpc.EmbeddingServiceStub(client.channel)
+        request = embed_pb.EmbedRequest(model="scripted/embed", texts=["a"], labels=labels)
+        assert (await failure_of(embed.Embed(request))).violations[0].field == "labels"
+    for model in ("scripted/echo\0", "scripted/echo\n", "scripted/\x1b[2J"):
+        unknown = (await client.stream(ask(model))).error
+        assert unknown.reason == R.ERROR_REASON_MODEL_NOT_FOUND
+        assert unknown.message.isprintable()
+    assert (await client.stream(ask(labels={"team": "b"}))).error is None
+    answer = await query(client, label_keys=["team"])
+    assert [one.labels["team"] for one in answer.rows] == ["b"]
+    assert (await failure_of(query(client, label_keys=["te\0am"]))).violations[0].field == "label_keys"
 
 
 SLOW = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000000) SELECT max(i) FROM n")

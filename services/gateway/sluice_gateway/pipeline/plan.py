@@ -170,7 +170,7 @@ class Planner:
         aliases = ", ".join(self._routes.table)
         return make_error(
             ErrorReason.ERROR_REASON_MODEL_NOT_FOUND,
-            f"no route '{name}'; name a route ({aliases}) or provider/model",
+            f"no route {name!r}; name a route ({aliases}) or provider/model",
             metadata={"model": name},
         )
 
@@ -195,8 +195,11 @@ def _parameters(document: ConfigDocument, path: str, parameters: dict[str, Any])
 
 
 def parse_target(text: str) -> Target | None:
-    """Returns the target that `provider/model` names; the model may hold slashes. None if it is not of that form."""
+    """Returns the target that `provider/model` names; the model may hold slashes. None if it is not of that form.
+
+    Names of models stand in the ledger, in logs and on terminals, so they hold no control characters.
+    """
     provider, slash, model = text.partition("/")
-    if not slash or not provider or not model or len(provider) > 64 or len(model) > 256:
+    if not slash or not provider or not model or len(provider) > 64 or len(model) > 256 or not text.isprintable():
         return None
     return Target(provider=provider, model=model)

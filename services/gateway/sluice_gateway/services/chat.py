@@ -13,6 +13,7 @@ from sluice_gateway.responses.registry import Responses
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.store import ElsewhereError
 from sluice_gateway.responses.watch import watch
+from sluice_gateway.services.storable import check_labels
 from sluice_kit.call import Call
 from sluice_kit.errors import to_status
 from sluice_kit.rpc import SendMessage, invalid_field
@@ -107,5 +108,7 @@ def _check(spec: pb.ChatSpec) -> None:
         names = {tool.function.name or tool.custom.name for tool in spec.tools}
         if choice.HasField("name") and choice.name not in names:
             raise invalid_field("spec.tool_choice.name", "no tool of that name")
+    if spec.labels:
+        check_labels("spec.labels", spec.labels)
     if spec.HasField("grounding"):
         check_grounding(spec)

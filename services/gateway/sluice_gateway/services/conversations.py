@@ -7,6 +7,7 @@ from sluice.gateway.v1 import conversation_service_pb2 as pb
 from sluice_gateway.conversations.conversations import Conversations
 from sluice_gateway.conversations.store import NewConversation
 from sluice_gateway.services.paging import decode_token, encode_token
+from sluice_gateway.services.storable import check_labels
 from sluice_kit.call import Call
 from sluice_kit.rpc import invalid_field
 
@@ -24,6 +25,7 @@ class ConversationService:
         self, request: pb.CreateConversationRequest, call: Call
     ) -> pb.CreateConversationResponse:
         retention = request.retention
+        check_labels("labels", request.labels)
         new = NewConversation(
             tenant=call.tenant,
             conversation_id=request.conversation_id,

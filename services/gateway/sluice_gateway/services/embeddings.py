@@ -16,6 +16,7 @@ from sluice_gateway.pipeline.calls import Admission, CallMeans, PaidCall, in_par
 from sluice_gateway.pipeline.plan import Plan, Planner
 from sluice_gateway.pipeline.retry import FALL_BACK_ON
 from sluice_gateway.pipeline.settle import total_usage
+from sluice_gateway.services.storable import check_labels
 from sluice_kit.call import Call
 from sluice_kit.channels import MAX_MESSAGE_BYTES
 from sluice_kit.errors import SluiceError, make_error
@@ -41,6 +42,7 @@ class EmbeddingService:
         self._config = config
 
     async def Embed(self, request: pb.EmbedRequest, call: Call) -> pb.EmbedResponse:
+        check_labels("labels", request.labels)
         plan, limited = self._plan(request.model, call)
         with self._admission.admitted(call.tenant):
             async with within(limited):
@@ -95,6 +97,7 @@ class EmbeddingService:
             answer = await integration.generator.rerank(inner, call)
             return pb.RerankResponse(results=answer.results, usage=answer.usage, target=target)
 
+        check_labels("labels", request.labels)
         plan, limited = self._plan(request.model, call)
         # Scores compare within one response only, so the texts stay together, and another model may order them.
         with self._admission.admitted(call.tenant):

@@ -12,6 +12,7 @@ from sluice.chat.v1.usage_pb2 import Usage, UsageSource
 from sluice.gateway.v1 import usage_service_pb2 as pb
 from sluice_gateway.records.usage import DIMENSIONS, PERIODS, SOURCES, Place, Query, Sums, UsageReader
 from sluice_gateway.services.paging import decode_token, encode_token
+from sluice_gateway.services.storable import check_texts
 from sluice_kit.call import Call
 from sluice_kit.errors import PermissionDeniedError
 from sluice_kit.identity import has_role
@@ -45,6 +46,7 @@ class UsageService:
 
     async def QueryUsage(self, request: pb.QueryUsageRequest, call: Call) -> pb.QueryUsageResponse:
         question = _question(request)
+        check_texts("label_keys", request.label_keys)
         start_ns, end_ns, after = (
             _read_token(request.page_token, question) if request.page_token else (*_range(request), None)
         )
