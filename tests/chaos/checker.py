@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from .costs import costs, estimates
 from .history import Ask, History, Seen, SeenEvent, Sent, Turn
 
 SLACK_SECONDS: Final = 5.0
@@ -63,6 +64,7 @@ class _Group:
         self.turns: list[Turn] = []
         self.killed = history.gateway_killed
         self.shared = history.shared
+        self.prices = history.prices
         self._events: dict[int, SeenEvent] | None = None
 
     @property
@@ -313,6 +315,14 @@ def _ledger(group: _Group) -> Iterator[str]:
             yield "Completed and the ledger differ"
 
 
+def _costs(group: _Group) -> Iterator[str]:
+    """I4: what delivered, and what may have, has tokens and costs what they cost, whoever ended it."""
+    if group.prices is not None:
+        yield from costs(group.attempts, group.prices)
+    if group.shared:
+        yield from estimates(group.attempts, sum(len(event.text) for event in group.events.values()))
+
+
 def _rows(history: History) -> Iterator[str]:
     ids = Counter(row["id"] for row in history.attempts)
     for attempt, count in ids.items():
@@ -347,6 +357,7 @@ _RULES: Final = (
     ("I3", _ends),
     ("I3", _turns),
     ("I4", _ledger),
+    ("I4", _costs),
     ("I8", _times),
 )
 

@@ -22,7 +22,8 @@ def good() -> History:
     events = _events()
     response = {"key": 1, "id": "r", "tenant": "local", "method": "StreamChat", "request_id": "u", "reason": ""}
     failed = {**response, "key": 2, "id": "f", "request_id": "v", "reason": "UPSTREAM_PROTOCOL_ERROR"}
-    attempt = {"id": "a1", "response_key": 1, "number": 1, "outcome": "completed", "output_tokens": 7}
+    attempt = {"id": "a1", "response_key": 1, "number": 1, "outcome": "completed", "reason": "", "ttft_us": 5}
+    attempt |= {"input_tokens": 9, "output_tokens": 7, "cost_nano_usd": 9 * 3 + 7 * 15}
     return History(
         asks=[Ask("1", "u", 10.0, talks=True), Ask("2", "v", 10.0, talks=True)],
         sent=[Sent("1", "w0 w1 w2 ", 7, True, False), Sent("2", "w0 ", None, False, False)],
@@ -40,10 +41,12 @@ def good() -> History:
         ],
         attempts=[
             {**attempt, "usage_source": "provider", "start_ns": 1},
-            {**attempt, "id": "a2", "response_key": 2, "outcome": "failed", "usage_source": "estimated", "start_ns": 1},
+            {**attempt, "id": "a2", "response_key": 2, "outcome": "failed", "usage_source": "estimated", "start_ns": 1}
+            | {"reason": "UPSTREAM_PROTOCOL_ERROR"},
         ],
         before={"gateway": Process(5, 20, 60_000, 12)},
         turns=[Turn("1", "responses/r", "completed", "w0 w1 w2 "), Turn("2", "responses/f", "failed", "w0 ")],
+        prices=(3, 15),
         # Of another process: the first one was killed.
         rests=[{"gateway": Process(6, 22, 70_000, 13)}],
     )
@@ -59,7 +62,7 @@ def restarted() -> History:
         SeenEvent(4, "restarted", "d4", discard_from=2),
         SeenEvent(5, "text_delta", "d5", "w0 "),
         SeenEvent(6, "text_delta", "d6", "w1 "),
-        SeenEvent(7, "completed", "d7", attempts={"a0": 0, "a1": 7}),
+        SeenEvent(7, "completed", "d7", attempts={"a0": 2, "a1": 7}),
     ]
     history.turns = []
     history.asks, history.sent = [Ask("1", "u", 10.0)], [Sent("1", "v0 v1 ", None, False, False)]
@@ -67,11 +70,11 @@ def restarted() -> History:
     history.seen = [
         Seen("1", "u", "c", "responses/r", 0, events, "OK"),
         Seen("1", "", "", "responses/r", 4, events[4:], "OK"),
-        Seen("1", response="responses/r", answer="w0 w1 ", attempts={"a0": 0, "a1": 7}, end="OK"),
+        Seen("1", response="responses/r", answer="w0 w1 ", attempts={"a0": 2, "a1": 7}, end="OK"),
     ]
     [completed, left] = history.attempts
     completed["number"] = 2
-    left.update(id="a0", response_key=1, output_tokens=0)
+    left.update(id="a0", response_key=1, output_tokens=2, cost_nano_usd=9 * 3 + 2 * 15)
     history.responses = history.responses[:1]
     return history
 
@@ -96,6 +99,25 @@ def from_cache() -> History:
     history.seen.append(Seen("3", "x", "c", "responses/x", answer="w0 w1 w2 ", attempts={}, end="OK"))
     row = {**history.responses[0], "key": 3, "id": "x", "request_id": "x", "labels": '{"tag": "3"}', "method": "Chat"}
     history.responses.append(row)
-    cached = {**history.attempts[0], "id": "a3", "response_key": 3, "outcome": "cached", "output_tokens": 0}
-    history.attempts.append({**cached, "usage_source": ""})
+    cached = {**history.attempts[0], "id": "a3", "response_key": 3, "outcome": "cached", "ttft_us": None}
+    free = {"usage_source": "", "input_tokens": 0, "output_tokens": 0, "cost_nano_usd": 0}
+    history.attempts.append(cached | free)
+    return history
+
+
+def survived() -> History:
+    """An answer whose gateway was killed in the midst of it, read on and ended at another."""
+    history = good()
+    history.shared = history.gateway_killed = True
+    history.asks, history.sent = [Ask("1", "u", 10.0)], [Sent("1", "w0 w1 w2 ", None, False, False)]
+    events = _events()[:4]
+    lost = "RESPONSE_LOST"
+    history.seen = [
+        Seen("1", "u", "c", "responses/r", 0, events, "SERVICE_UNREACHABLE", broken=True),
+        Seen("1", "", "", "responses/r", 1, events[1:], lost, where=1),
+    ]
+    history.turns = []
+    history.responses = [{**history.responses[0], "state": "failed", "reason": lost}]
+    left = {"outcome": "failed", "usage_source": "estimated", "output_tokens": 2, "ttft_us": None}
+    history.attempts = [history.attempts[0] | left | {"cost_nano_usd": 9 * 3 + 2 * 15}]
     return history

@@ -123,6 +123,8 @@ class History:
     """By service, at rest, after a first load."""
     rests: list[dict[str, Process]] = field(default_factory=list)
     """The same at rest after later loads; a process that was killed has a successor by then."""
+    prices: tuple[int, int] | None = None
+    """Of every target: nano-US-dollars for a token read, and for one generated. None: there are none."""
     gateway_killed: bool = False
     """A gateway without a shared log may lose what ran, and any the last moments of what it wrote down."""
     shared: bool = False

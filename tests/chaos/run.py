@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg.rows import dict_row
+from redis.asyncio import Redis
 
 from scripts.servers import POSTGRES, REDIS, find
 from sluice.chat.v1.message_pb2 import Message
@@ -36,6 +37,8 @@ from .upstream import Upstream
 
 _AT_ONCE: Final = 16
 _REST_SECONDS: Final = 40.0
+PRICES: Final = {"input": 3, "output": 15}
+"""US dollars for a million tokens, of every target."""
 _PAGE_KILOBYTES: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 _BUSY: Final = re.compile(
     r"^sluice_(?:rpc_in_flight|admission_in_flight)\{(?P<what>[^}]*)\} (?P<count>\d+)", re.MULTILINE
@@ -63,7 +66,7 @@ class _Run:
         self._upstream = Upstream({plan.tag: plan.behaviours for plan in plans})
         self._kills = kills
         self._killed: list[str] = []
-        self._history = History(shared=bool(stores))
+        self._history = History(shared=bool(stores), prices=(PRICES["input"] * 1000, PRICES["output"] * 1000))
         self._metrics: dict[str, int] = {}
         self._fleet: Fleet
 
@@ -95,6 +98,7 @@ class _Run:
             await killing
             if wild:
                 history.rests.append(await self._rest())
+            await self._survived()
             history.asks, history.seen = clients.asks, clients.seen
             history.turns = await self._turns_kept()
         self._upstream.close()
@@ -170,6 +174,18 @@ class _Run:
             service.name: _process(service.pid, await self._in_flight(service.name)) for service in services.values()
         }
 
+    async def _survived(self) -> None:
+        """Waits until what gateways left that were killed is ended by others, which takes a lease."""
+        if not self._stores:
+            return
+        with contextlib.suppress(TimeoutError):  # as above
+            async with asyncio.timeout(_REST_SECONDS), Redis.from_url(self._stores["redis"]) as log:
+                while await log.exists("sluice:running") or self._running():  # noqa: ASYNC110  # other processes
+                    await asyncio.sleep(0.1)
+
+    def _running(self) -> bool:
+        return any(row["outcome"] == "running" for row in self._rows("attempts"))
+
     async def _in_flight(self, name: str) -> int:
         """Returns what a service says it is at."""
         said = await asyncio.to_thread(_fetch, f"http://127.0.0.1:{self._metrics[name]}/metrics")
@@ -181,7 +197,7 @@ class _Run:
             with psycopg.connect(self._stores["postgres"], row_factory=dict_row) as connection:
                 rows = connection.execute(f"SELECT * FROM {table}".encode()).fetchall()  # noqa: S608  # one of two names
             return [{**row, "labels": _text(row["labels"])} for row in rows]
-        with sqlite3.connect(self._fleet.state_dirs[0] / "gateway" / "records.db") as lite:
+        with contextlib.closing(sqlite3.connect(self._fleet.state_dirs[0] / "gateway" / "records.db")) as lite:
             lite.row_factory = sqlite3.Row
             return [dict(row) for row in lite.execute(f"SELECT * FROM {table}")]  # noqa: S608  # one of two names
 
@@ -205,6 +221,7 @@ def _settings(folder: Path, url: str, stores: dict[str, str]) -> dict[str, Any]:
     can = ["streaming", "assistant_prefill", "structured_output"]
     gateway: dict[str, Any] = {
         "routes": {"default": {"targets": ["vendor/any"]}},
+        "prices": {f"vendor/{name}": PRICES for name in ("any", "other")},
         "limits": {"ttft_seconds": 3, "idle_seconds": 1.5, "total_seconds": 30},
         # So much goes wrong here on purpose that the circuit would be open all the time.
         "resilience": {

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 
 from .checker import check
-from .histories import SECOND, continued, from_cache, good, restarted
+from .histories import SECOND, continued, from_cache, good, restarted, survived
 from .history import History, Seen, SeenEvent, Sent
 
 
-@pytest.mark.parametrize("history", [good, restarted, continued, from_cache])
+@pytest.mark.parametrize("history", [good, restarted, continued, from_cache, survived])
 def test_what_is_right_passes(history: Callable[[], History]) -> None:
     assert check(history()) == []
 
@@ -87,6 +87,30 @@ def _wrong_tokens(history: History) -> None:
 
 def _no_source(history: History) -> None:
     history.attempts[1]["usage_source"] = ""
+
+
+def _costs_nothing(history: History) -> None:
+    history.attempts[0]["cost_nano_usd"] = 0
+
+
+def _has_no_cost(history: History) -> None:
+    history.attempts[0]["cost_nano_usd"] = None
+
+
+def _of_tokens(history: History, read: int, made: int) -> None:
+    history.attempts[-1].update(input_tokens=read, output_tokens=made, cost_nano_usd=read * 3 + made * 15)
+
+
+def _read_nothing(history: History) -> None:
+    _of_tokens(history, 0, 2)
+
+
+def _made_nothing(history: History) -> None:
+    _of_tokens(history, 9, 0)
+
+
+def _made_less_than_was_seen(history: History) -> None:
+    _of_tokens(history, 9, 1)
 
 
 def _numbered_wrongly(history: History) -> None:
@@ -246,6 +270,10 @@ def _started_late(history: History) -> None:
         ("I4", _left_running),
         ("I4", _wrong_tokens),
         ("I4", _no_source),
+        ("I4", _costs_nothing),
+        ("I4", _has_no_cost),
+        ("I4", _read_nothing),
+        ("I4", _made_nothing),
         ("I4", _numbered_wrongly),
         ("I4", _twice_on_record),
         ("I4", _orphan),
@@ -312,6 +340,10 @@ def _asked_for_a_hit(history: History) -> None:
         ("I2", from_cache, _another_answer),
         ("I4", from_cache, _paid_for_a_hit),
         ("I1", from_cache, _asked_for_a_hit),
+        ("I4", survived, _has_no_cost),
+        ("I4", survived, _read_nothing),
+        ("I4", survived, _made_nothing),
+        ("I4", survived, _made_less_than_was_seen),
     ],
 )
 def test_so_it_is_with_several_attempts_and_with_none(
@@ -338,3 +370,12 @@ def test_a_killed_gateway_may_lose_what_ran_but_not_mix_it_up() -> None:
     # With a shared log nothing that was seen is lost.
     history.shared = True
     assert {violation.invariant for violation in check(history)} == {"I3"}
+
+
+def test_without_a_log_that_others_read_what_was_made_may_be_lost_but_not_what_was_asked() -> None:
+    history = survived()
+    history.shared = False
+    _made_nothing(history)
+    assert check(history) == []
+    _read_nothing(history)
+    assert {violation.invariant for violation in check(history)} == {"I4"}

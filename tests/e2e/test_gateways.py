@@ -30,7 +30,7 @@ from sluice_kit.errors import SluiceError, from_rpc_error
 from .processes import SECONDS, environment
 
 LOST = ErrorReason.ERROR_REASON_RESPONSE_LOST
-SLOW = "scripted/text?tokens=4000&delay_ms=10"
+QUICK, SLOW = "text?tokens=5", "text?tokens=4000&delay_ms=10"
 
 
 class Process:
@@ -44,7 +44,10 @@ class Process:
         document = {
             "state_dir": str(self._folder / "state"),
             "providers": {"scripted": {"adapter": "scripted"}},
-            "gateway": section,
+            "gateway": {
+                "prices": {f"scripted/{model}": {"input": 3, "output": 15} for model in (QUICK, SLOW)},
+                **section,
+            },
         }
         (self._folder / "sluice.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,7 +120,11 @@ def rows(url: str, query: str) -> list[tuple[Any, ...]]:
         return connection.execute(query.encode()).fetchall()
 
 
-ATTEMPTS = "SELECT outcome, usage_source, output_tokens > 0, count(*) FROM attempts GROUP BY 1, 2, 3 ORDER BY 1"
+ATTEMPTS = """
+SELECT outcome, usage_source, input_tokens > 0 AND cost_nano_usd = input_tokens * 3000 + output_tokens * 15000, count(*)
+FROM attempts GROUP BY 1, 2, 3 ORDER BY 1
+"""
+SILENT = "SELECT id FROM attempts WHERE output_tokens = 0"
 STATES = "SELECT state, reason, count(*) FROM responses GROUP BY 1, 2 ORDER BY 1"
 
 
@@ -134,8 +141,8 @@ async def test_a_survivor_ends_what_a_killed_gateway_left(
     dies, survives = Process(folder, "a", settings), Process(folder, "b", settings)
     async with running(dies, survives) as (one, two):
         done_id, ids = str(uuid.uuid4()), [str(uuid.uuid4()) for _ in range(4)]
-        done, _ = await read(one.StreamChat(request("scripted/text?tokens=5", done_id)))
-        calls = [one.StreamChat(request(SLOW, request_id)) for request_id in ids]
+        done, _ = await read(one.StreamChat(request(f"scripted/{QUICK}", done_id)))
+        calls = [one.StreamChat(request(f"scripted/{SLOW}", request_id)) for request_id in ids]
         begun = [(await read(call, 20))[0] for call in calls]
         dies.end(signal.SIGKILL)
         # Whoever read there reads on here, and so does who asks again with the same id.
@@ -145,19 +152,22 @@ async def test_a_survivor_ends_what_a_killed_gateway_left(
             assert error is not None
             assert error.reason == LOST
             assert resumed[: len(before)] == before
-            again, same = await read(two.StreamChat(request(SLOW, request_id)))
+            again, same = await read(two.StreamChat(request(f"scripted/{SLOW}", request_id)))
             assert (again, same and same.reason) == (resumed, LOST)
-        assert (await read(two.StreamChat(request("scripted/text?tokens=5", done_id))))[0] == done
+        assert (await read(two.StreamChat(request(f"scripted/{QUICK}", done_id))))[0] == done
         await until_settled(postgres_url)
         await dies.start()  # it ends nothing a second time, and takes nothing over
         async with open_channel(dies.address) as channel:  # the one from before waits a while for it
-            _, error = await read(stub(channel).StreamChat(request(SLOW, ids[0])))
+            _, error = await read(stub(channel).StreamChat(request(f"scripted/{SLOW}", ids[0])))
             assert error is not None
             assert error.reason == LOST
             totals = (await usage(channel).QueryUsage(usage_pb.QueryUsageRequest())).totals
         assert totals.attempts == 5
         settled = rows(postgres_url, ATTEMPTS)
         assert settled == [("completed", "provider", True, 1), ("failed", "estimated", True, 4)]
+        assert rows(postgres_url, SILENT) == []
+        costs = rows(postgres_url, "SELECT sum(cost_nano_usd) FROM attempts")
+        assert costs == [(totals.cost_nano_usd,)]
         assert rows(postgres_url, STATES) == [("completed", "", 1), ("failed", "RESPONSE_LOST", 4)]
 
 
@@ -169,14 +179,14 @@ async def test_a_gateway_that_comes_back_ends_what_it_left_at_once(
     process = Process(tmp_path_factory.mktemp("g"), "a", {"records": {"url": postgres_url, "lease_seconds": 600}})
     async with running(process) as (gateway,):
         request_id = str(uuid.uuid4())
-        await read(gateway.StreamChat(request(SLOW, request_id)), 5)
+        await read(gateway.StreamChat(request(f"scripted/{SLOW}", request_id)), 5)
         process.end(signal.SIGKILL)
         assert rows(postgres_url, STATES) == [("running", "", 1)]
         await process.start()
         assert rows(postgres_url, STATES) == [("failed", "RESPONSE_LOST", 1)]
-        assert rows(postgres_url, ATTEMPTS) == [("failed", "estimated", False, 1)]
+        assert rows(postgres_url, ATTEMPTS) == [("failed", "estimated", True, 1)]
         async with open_channel(process.address) as channel:
-            _, error = await read(stub(channel).StreamChat(request(SLOW, request_id)))
+            _, error = await read(stub(channel).StreamChat(request(f"scripted/{SLOW}", request_id)))
         assert error is not None
         assert error.reason == LOST
         assert len(rows(postgres_url, "SELECT id FROM instances")) == 1

@@ -158,6 +158,11 @@ class Talk:
         self.response.emit(_history_cut(halved))
         return True
 
+    def tokens(self, target: Target) -> int:
+        """Returns the estimated tokens of what `recall` found for a target."""
+        recalled = self._recalled.get((target.provider, target.model))
+        return 0 if recalled is None else sum(group.tokens for group in recalled.groups)
+
     def tell(self, request: GenerateRequest) -> None:
         """Puts what `recall` found for its target before the messages of an attempt's request."""
         recalled = self._recalled[request.target.provider, request.target.model]

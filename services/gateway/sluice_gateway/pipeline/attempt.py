@@ -40,12 +40,14 @@ class AttemptRecord:
         "cost_nano_usd",
         "duration",
         "error_reason",
+        "expected_tokens",
         "id",
         "key",
         "number",
         "outcome",
         "output_bytes",
         "probe",
+        "rates",
         "span",
         "started",
         "target",
@@ -53,7 +55,15 @@ class AttemptRecord:
         "usage",
     )
 
-    def __init__(self, number: int, target: Target, *, probe: bool = False) -> None:
+    def __init__(
+        self,
+        number: int,
+        target: Target,
+        *,
+        probe: bool = False,
+        expected_tokens: int = 0,
+        rates: tuple[int, int] | None = None,
+    ) -> None:
         self.id = new_uuid()
         self.key = 0
         """Key of its row in the ledger."""
@@ -61,6 +71,10 @@ class AttemptRecord:
         self.target = target
         self.probe = probe
         """Whether it is the one that shows if its target is back."""
+        self.expected_tokens = expected_tokens
+        """What it is taken to read, where nobody comes to know better."""
+        self.rates = rates
+        """What a thousand tokens read, and generated, cost in nano-US-dollars; None: there is no price."""
         self.span: Span = NO_SPAN
         """What traces show of it."""
         self.outcome: Outcome = _RUNNING
@@ -76,6 +90,8 @@ class AttemptRecord:
         """Notes that it was cancelled after it was put on record, and before it asked for anything."""
         self.outcome = _CANCELLED
         self.usage.source = _ESTIMATED
+        if self.rates is not None:
+            self.cost_nano_usd = 0
 
     def to_proto(self) -> Attempt:
         """Returns it as clients see it."""

@@ -226,7 +226,13 @@ class Attempts:
             if not standings.admits(target):
                 self._pass_over(target, _CIRCUIT_OPEN)
                 return None
-            record = AttemptRecord(len(self.records) + 1, target, probe=standings.is_probe(target))
+            record = AttemptRecord(
+                len(self.records) + 1,
+                target,
+                probe=standings.is_probe(target),
+                expected_tokens=self._fit.tokens(target, "" if self._partial is None else self._partial.prefill),
+                rates=self._means.prices.rates(target),
+            )
             try:
                 await self._means.ledger.attempt_started(self._response, record)
             except BaseException as error:

@@ -126,7 +126,13 @@ class PaidCall:
     async def _attempt(self, target: Target, ask: Ask[T], usage_of: Callable[[T], Usage], characters: int) -> T:
         means = self._means
         loop = asyncio.get_running_loop()
-        record = AttemptRecord(len(self.records) + 1, target, probe=means.standings.is_probe(target))
+        record = AttemptRecord(
+            len(self.records) + 1,
+            target,
+            probe=means.standings.is_probe(target),
+            expected_tokens=-(-characters // _CHARACTERS_PER_TOKEN),
+            rates=means.prices.rates(target),
+        )
         self.records.append(record)
         if record.number == 1:
             means.standings.retries(target).earn()

@@ -17,6 +17,7 @@ from sluice_gateway.catalog import Catalog
 from sluice_gateway.conversations.history import MARGIN, estimate_passages, estimate_request
 from sluice_gateway.counter import TokenCounter
 from sluice_gateway.pipeline.attempt import AttemptRecord
+from sluice_gateway.pipeline.expect import tokens_of_passages, tokens_of_spec
 from sluice_gateway.pipeline.prompts import Template
 from sluice_gateway.pipeline.request import generate_request
 from sluice_gateway.responses.response import Response
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _SHORT_BYTES: Final = 8192
 """What is shorter is not measured: there is no window that it does not fit into."""
+_BYTES_PER_TOKEN: Final = 4
 _LEAST_ANSWER: Final = 256
 """Tokens kept free for an answer whose length nobody limits, or a quarter of a window that is smaller than that."""
 _COUNT_SECONDS: Final = 3.0
@@ -62,6 +64,16 @@ class Fit:
         job = self._job
         return generate_request(
             job.spec, record, self._template, self.passages, whole=job.whole, defaults=job.plan.parameters
+        )
+
+    def tokens(self, target: Target, prefill: str = "") -> int:
+        """Returns the estimated tokens of what a target is about to be told; `prefill` is said for it beside that."""
+        talk = self._job.talk
+        return (
+            tokens_of_spec(self._job.spec)
+            + tokens_of_passages(self.passages, self._template)
+            + (0 if talk is None else talk.tokens(target))
+            + len(prefill) // _BYTES_PER_TOKEN
         )
 
     async def recall(self, target: Target) -> None:

@@ -22,6 +22,7 @@ from sluice_gateway.integrations import Integrations
 from sluice_gateway.pipeline.attempt import AttemptRecord
 from sluice_gateway.pipeline.attempts import Attempts, Means
 from sluice_gateway.pipeline.budget import Budget
+from sluice_gateway.pipeline.expect import tokens_of_spec
 from sluice_gateway.pipeline.form import Form, form_of
 from sluice_gateway.pipeline.ground import Grounder
 from sluice_gateway.pipeline.needs import Need
@@ -138,7 +139,7 @@ class Pipeline:
             job = replace(job, plan=plan)
         if job.talk is not None:
             await job.talk.check()
-        first = None if later else self._first(plan.targets)
+        first = None if later else self._first(plan.targets, spec)
         row = self._ledger.response_row(response, job.method, job.request_id, spec.model, spec.labels)
         try:
             claim = await self._ledger.accept(response, row, first)
@@ -211,12 +212,18 @@ class Pipeline:
         """Whether an attempt at any of them may begin."""
         return any(self.standings.would_admit(target) for target in targets)
 
-    def _first(self, targets: tuple[Target, ...]) -> AttemptRecord:
+    def _first(self, targets: tuple[Target, ...], spec: ChatSpec) -> AttemptRecord:
         """Returns an attempt at the first target that is not left alone. Raises CIRCUIT_OPEN if all are."""
         standings = self.standings
         for target in targets:
             if standings.admits(target):
-                return AttemptRecord(1, target, probe=standings.is_probe(target))
+                return AttemptRecord(
+                    1,
+                    target,
+                    probe=standings.is_probe(target),
+                    expected_tokens=tokens_of_spec(spec),
+                    rates=self._means.prices.rates(target),
+                )
         raise standings.refusal(targets)
 
 

@@ -21,6 +21,9 @@ _BYTES_PER_TOKEN: Final = 4
 """Of English text and code, for every current tokenizer within about a third."""
 _NANO_PER_TOKEN: Final = 1000
 """One US dollar for a million tokens is a thousand nano-dollars for one."""
+_NANO_PER_THOUSAND: Final = 1000 * _NANO_PER_TOKEN
+_MAX_RATE: Final = 10**11
+"""Ten cents for a token: with more than that a database's integers might not hold the cost of a long text."""
 
 
 class Prices:
@@ -33,14 +36,19 @@ class Prices:
             if not slash or not provider or not model:
                 raise document.error(f"gateway.prices.{name}", "expected provider/model")
             self._by_target[provider, model] = price
+        self._rates = {target: (_rate(price.input), _rate(price.output)) for target, price in self._by_target.items()}
 
     def take(self, other: "Prices") -> None:
         """Counts by other prices from now on."""
-        self._by_target = other._by_target  # noqa: SLF001 - of the same class
+        self._by_target, self._rates = other._by_target, other._rates  # noqa: SLF001 - of the same class
 
     def of(self, target: Target) -> PriceConfig | None:
         """Returns the price of a target; None if there is none."""
         return self._by_target.get((target.provider, target.model))
+
+    def rates(self, target: Target) -> tuple[int, int] | None:
+        """Returns what a thousand tokens read, and generated, cost in nano-US-dollars; None without a price."""
+        return self._rates.get((target.provider, target.model))
 
     def cost(self, attempt: AttemptRecord) -> int | None:
         """Returns the cost in nano-US-dollars, rounded to the nearest; None without a price."""
@@ -54,6 +62,10 @@ class Prices:
             fresh * price.input + usage.cached_input_tokens * cached_price + usage.output_tokens * price.output
         )
         return round(dollars_per_million * _NANO_PER_TOKEN)
+
+
+def _rate(price: float) -> int:
+    return round(min(price * _NANO_PER_THOUSAND, _MAX_RATE))
 
 
 def settle_attempt(attempt: AttemptRecord, final: Usage | None, request: GenerateRequest, prices: Prices) -> None:

@@ -1,7 +1,7 @@
 """Where the records are: in a file of this gateway, or in a Postgres database that several share."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import NullPool
 
 from sluice_gateway.config import RecordsConfig
-from sluice_gateway.records.left import end_all, free_ids
+from sluice_gateway.records.left import Left, end_all, free_ids
 from sluice_gateway.records.migrate import STEPS
 from sluice_gateway.records.url import SETTING, SQLITE, records_url
 from sluice_gateway.records.writer import RecordWriter, Writer
@@ -33,6 +33,9 @@ class RecordsDatabase(Protocol):
 
     def on_slot(self, told: Callable[[int], None]) -> None:
         """Has it told which slot this gateway has among those that share the tables, now and whenever it changes."""
+
+    def on_left(self, told: Callable[[Sequence[str]], None]) -> None:
+        """Has it told the ids of the responses that it ended for a gateway that died, whenever it did."""
 
     async def recover(self) -> None:
         """Ends what a crash left open. Raises ConfigError for the tables of a newer program."""
@@ -77,12 +80,18 @@ class FileDatabase:
         self.reading: Engine = create_engine("sqlite://", creator=lambda: _open(path), poolclass=NullPool)
         self.writer: RecordWriter = Writer(self.engine)
 
+        self._on_left: Callable[[Sequence[str]], None] = lambda _: None
+
     def on_slot(self, told: Callable[[int], None]) -> None:
         """There is no other gateway."""
 
+    def on_left(self, told: Callable[[Sequence[str]], None]) -> None:
+        """Has it told the ids of the responses that the gateway before this one left."""
+        self._on_left = told
+
     async def recover(self) -> None:
         """Ends everything that runs: a gateway that is not this one cannot be."""
-        await self.writer.ask(_recover)
+        self._on_left((await self.writer.ask(_recover)).responses)
 
     async def ping(self) -> None:
         """A file is there."""
@@ -93,9 +102,10 @@ class FileDatabase:
         self.engine.dispose()
 
 
-def _recover(connection: Connection) -> None:
-    end_all(connection)
+def _recover(connection: Connection) -> Left:
+    left = end_all(connection)
     free_ids(connection)
+    return left
 
 
 def _pragmas(connection: Any, _: Any) -> None:

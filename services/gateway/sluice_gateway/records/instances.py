@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import BigInteger, ColumnElement, Connection, cast, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
-from sluice_gateway.records.left import end_left, free_ids
+from sluice_gateway.records.left import Left, end_left, free_ids
 from sluice_gateway.records.migrate import STEPS
 from sluice_gateway.records.schema import SLOTS, instances
 from sluice_kit.ids import new_uuid
@@ -57,30 +57,31 @@ class Instance:
         self._home = home
         self._lease_ns = int(lease_seconds * 10**9)
 
-    def join(self, connection: Connection) -> int:
-        """Takes a place among the gateways, and ends what the one before in this home left. Returns its slot."""
+    def join(self, connection: Connection) -> tuple[int, Left]:
+        """Takes a place among the gateways, and ends what the one before in this home left. Returns its slot, and that."""
         _lock(connection)
+        left = Left(0, ())
         before = delete(instances).where(instances.c.home == self._home.id, instances.c.id != self.id)
         if connection.execute(before).rowcount:
-            _tell(end_left(connection))
+            left = _told(end_left(connection))
         free_ids(connection)
         taken = set(connection.execute(select(instances.c.slot).where(instances.c.id != self.id)).scalars())
         slot = next(number for number in range(SLOTS) if number not in taken)
         row = {"id": self.id, "home": self._home.id, "slot": slot, "until_ns": _NOW_NS + self._lease_ns}
         statement = insert(instances).values(row)
         connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
-        return slot
+        return slot, left
 
     def renew(self, connection: Connection) -> bool:
         """Says that it lives. Returns False if the others have given it up."""
         mine = update(instances).where(instances.c.id == self.id)
         return connection.execute(mine.values(until_ns=_NOW_NS + self._lease_ns)).rowcount == 1
 
-    def look(self, connection: Connection) -> None:
-        """Ends what gateways left whose lease is over."""
+    def look(self, connection: Connection) -> Left:
+        """Ends what gateways left whose lease is over, and returns what that was."""
         _lock(connection)
         connection.execute(delete(instances).where(instances.c.until_ns < _NOW_NS, instances.c.id != self.id))
-        _tell(end_left(connection))
+        return _told(end_left(connection))
 
     def leave(self, connection: Connection) -> None:
         """Gives its place up, after all it had to write."""
@@ -92,6 +93,7 @@ def _lock(connection: Connection) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": STEPS.lock})
 
 
-def _tell(ended: int) -> None:
-    if ended:
-        log.warning("ended what a gateway left that died", extra={"rows": ended})
+def _told(left: Left) -> Left:
+    if left.rows:
+        log.warning("ended what a gateway left that died", extra={"rows": left.rows})
+    return left

@@ -6,7 +6,7 @@ crash every call that may have cost something is on record.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Connection, select
 from sluice.chat.v1 import event_pb2, usage_pb2
 from sluice_gateway.records.database import RecordsDatabase
 from sluice_gateway.records.left import REQUEST_ID_SECONDS
+from sluice_gateway.records.notes import Notes
 from sluice_gateway.records.registered import Registered
 from sluice_gateway.records.schema import Keys, metadata, responses
-from sluice_gateway.records.statements import Statements
+from sluice_gateway.records.statements import BEGUN, Statements
 from sluice_gateway.records.sweep import sweep
 from sluice_gateway.records.usage import UsageReader
 from sluice_gateway.records.writer import Row, unavailable
@@ -40,8 +41,6 @@ _SOURCES: Mapping[int, str] = {
     usage_pb2.UsageSource.USAGE_SOURCE_PARTIAL: "partial",
 }
 _CLAIM_TRIES = 3
-_BYTES_PER_TOKEN = 4
-"""As wherever nobody counted."""
 
 _CLAIM = select(responses.c.id, responses.c.fingerprint, responses.c.state, responses.c.reason)
 
@@ -90,12 +89,17 @@ class Ledger:
         self._keys = Keys(shared=database.shared)
         database.on_slot(self._take_slot)
         self._writer = database.writer
+        self._notes = Notes(self._note)
         self.shared = database.shared
         """Whether several gateways may have it."""
         self.usage = UsageReader(database.reading, self._writer.flush)
         """Sums over the attempts."""
         self.registered = Registered(self._writer)
         """The integrations that were registered at run time."""
+
+    def on_left(self, told: Callable[[Sequence[str]], None]) -> None:
+        """Has it told the ids of the responses that were ended for a gateway that died. Before `recover`."""
+        self._database.on_left(told)
 
     def _take_slot(self, slot: int) -> None:
         self._keys.slot = slot
@@ -114,6 +118,7 @@ class Ledger:
 
     async def close(self) -> None:
         """Writes what is queued and closes the database."""
+        self._notes.close()
         await self.usage.close()
         await self._writer.close()
         await self._database.close()
@@ -132,10 +137,12 @@ class Ledger:
         rows = [] if attempt is None else [(statements.insert_attempt, self._attempt_row(response, attempt))]
         if row["request_id"] is None:
             await self._writer.write((statements.insert_response, row), *rows)
+            self._begun(attempt)
             return None
         query = _CLAIM.where(*_same_request(row))
         for _ in range(_CLAIM_TRIES):
             if await self._writer.claim(statements.claim, row, *rows):
+                self._begun(attempt)
                 return None
             claim = await self._writer.ask(lambda connection: _first_claim(connection, query))
             if claim is not None:
@@ -145,33 +152,50 @@ class Ledger:
 
     def answered_from_cache(self, request: Request, record: "AttemptRecord") -> None:
         """Writes that a kept answer made an attempt at its target unnecessary."""
-        row = self._attempt_row(request, record)
-        free = {"outcome": "cached", "usage_source": "", "cost_nano_usd": 0}
-        self._writer.write_soon((self._statements.insert_cached, {**row, **free}))
+        free = {**BEGUN, "outcome": "cached", "cost_nano_usd": 0}
+        self._writer.write_soon((self._statements.insert_cached, {**self._attempt_row(request, record), **free}))
 
     async def attempt_started(self, request: Request, attempt: "AttemptRecord") -> None:
         """Commits an attempt's row. Raises STORE_UNAVAILABLE."""
         await self._writer.write((self._statements.insert_attempt, self._attempt_row(request, attempt)))
+        self._begun(attempt)
+
+    def _begun(self, attempt: "AttemptRecord | None") -> None:
+        if attempt is not None:
+            self._notes.begun(attempt)
+
+    def _note(self, attempt: "AttemptRecord", made: int) -> None:
+        self._writer.write_soon((self._statements.note_attempt, {"row": attempt.key, "output_tokens": made}))
 
     def attempt_ended(self, attempt: "AttemptRecord") -> None:
         """Writes what an attempt used and how it ended."""
+        self._notes.ended(attempt)
         self._writer.write_soon((self._statements.end_attempt, {"row": attempt.key, **_end_of(attempt)}))
 
-    def response_left(self, response: "Response") -> None:
-        """Writes the end of a response whose gateway died, and of its attempts: the last made what there is of text.
+    def response_left(self, response: "Response", made: Mapping[str, int]) -> None:
+        """Writes the end of a response whose gateway died, and of its attempts.
 
+        `made` are the tokens that attempts are estimated to have made, by their ids; an empty one is that of the first.
         What that gateway ended itself stays as it is.
         """
-        size = len(response.answer().text.encode())
-        row = {"row": response.row_key, "end_ns": time.time_ns(), "output_tokens": -(-size // _BYTES_PER_TOKEN)}
         statements = self._statements
-        left = (statements.leave_response, statements.leave_attempts, statements.estimate_attempt)
-        self._writer.write_soon(*((statement, row) for statement in left))
+        row: dict[str, Any] = {"row": response.row_key, "end_ns": time.time_ns()}
+        self._writer.write_soon((statements.leave_response, row), (statements.leave_attempts, row))
+        for attempt, tokens in made.items():
+            estimate = {"row": response.row_key, **_one(attempt), "made": tokens}
+            self._writer.write_soon((statements.estimate_attempt, estimate))
+
+    def response_known(self, response: "Response", attempts: Iterable[event_pb2.Attempt]) -> None:
+        """Writes how a response ended that was taken for lost, and what its attempts used, as far as that is known."""
+        statements = self._statements
+        self._writer.write_soon((statements.amend_response, {"row": response.row_key, **_state_of(response)}))
+        for attempt in attempts:
+            row = {"row": response.row_key, **_one(attempt.attempt_id), **_end_as_told(attempt)}
+            self._writer.write_soon((statements.amend_attempt, row))
 
     def response_ended(self, response: "Response") -> None:
         """Writes how a response ended."""
-        reason = response.error.reason_name if isinstance(response.error, SluiceError) else ""
-        row = {"row": response.row_key, "state": response.state.value, "reason": reason, "end_ns": time.time_ns()}
+        row = {"row": response.row_key, "end_ns": time.time_ns(), **_state_of(response)}
         self._writer.write_soon((self._statements.end_response, row))
 
     def response_row(
@@ -200,6 +224,7 @@ class Ledger:
     def _attempt_row(self, request: Request, attempt: "AttemptRecord") -> Row:
         now = time.time_ns()
         attempt.key = self._keys.next(now)
+        input_rate, output_rate = attempt.rates or (None, None)
         return {
             "key": attempt.key,
             "id": attempt.id,
@@ -213,7 +238,9 @@ class Ledger:
             "model": attempt.target.model,
             "start_ns": now,
             "instance": self._instance,
-            **_end_of(attempt),
+            "input_tokens": attempt.expected_tokens,
+            "input_rate": input_rate,
+            "output_rate": output_rate,
         }
 
     async def sweep(self, *, responses_before: int | None, attempts_before: int | None, limit: int) -> bool:
@@ -260,6 +287,34 @@ def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:
         "ttft_us": None if attempt.ttft is None else int(attempt.ttft * 1e6),
         "duration_us": None if attempt.duration is None else int(attempt.duration * 1e6),
     }
+
+
+def _end_as_told(attempt: event_pb2.Attempt) -> dict[str, Any]:
+    """Returns the same of an attempt as clients see it."""
+    usage = attempt.usage
+    first, whole = attempt.time_to_first_token, attempt.duration
+    return {
+        "outcome": _OUTCOMES[attempt.outcome],
+        "reason": reason_name(attempt.error_reason) if attempt.error_reason else "",
+        "input_tokens": usage.input_tokens,
+        "cached_input_tokens": usage.cached_input_tokens,
+        "output_tokens": usage.output_tokens,
+        "reasoning_tokens": usage.reasoning_tokens,
+        "usage_source": _SOURCES[usage.source],
+        "cost_nano_usd": attempt.cost_nano_usd if attempt.HasField("cost_nano_usd") else None,
+        "ttft_us": first.ToMicroseconds() if attempt.HasField("time_to_first_token") else None,
+        "duration_us": whole.ToMicroseconds() if attempt.HasField("duration") else None,
+    }
+
+
+def _state_of(response: "Response") -> dict[str, str]:
+    reason = response.error.reason_name if isinstance(response.error, SluiceError) else ""
+    return {"state": response.state.value, "reason": reason}
+
+
+def _one(attempt: str) -> dict[str, Any]:
+    """Returns how statements are told which attempt is meant."""
+    return {"attempt": attempt, "first": int(not attempt)}
 
 
 def _same_request(row: Row) -> Sequence[ColumnElement[bool]]:

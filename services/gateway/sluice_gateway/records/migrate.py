@@ -50,7 +50,7 @@ def _add(connection: Connection, table: str, column: "Column[object]") -> None:
 
 STEPS: Final = Steps(
     package="sluice_gateway.records",
-    head="0001",
+    head="0002",
     versions="gateway_version",
     lock=0x736C756963650002,
     adopt=_adopt,

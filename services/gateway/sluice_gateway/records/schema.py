@@ -64,6 +64,7 @@ attempts = Table(
     # "running", "completed", "failed", "cancelled"; "cached" is no attempt but an answer that made one unnecessary.
     Column("outcome", String(16), nullable=False),
     Column("reason", String(64), nullable=False),
+    # While it runs, estimates: what it was asked, and what it has made so far.
     Column("input_tokens", BigInteger, nullable=False),
     Column("cached_input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
@@ -77,6 +78,10 @@ attempts = Table(
     Column("duration_us", BigInteger),
     # As of a response.
     Column("instance", String(32), nullable=False, server_default=""),
+    # What a thousand tokens read, and generated, cost in nano-US-dollars when it began: for whoever ends it in place of
+    # its gateway. Null: there was no price.
+    Column("input_rate", BigInteger),
+    Column("output_rate", BigInteger),
 )
 
 # A tenant's rows of a range of time. New ones go to the end of their tenant's, so a commit touches one page more.

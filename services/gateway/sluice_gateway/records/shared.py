@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -64,11 +64,16 @@ class SharedDatabase:
         self._not_before = 0.0
         self._keeping: asyncio.Task[None] | None = None
         self._on_slot: Callable[[int], None] = lambda _: None
+        self._on_left: Callable[[Sequence[str]], None] = lambda _: None
         self.writer: RecordWriter = PostgresWriter(self.connect, self.ask)
 
     def on_slot(self, told: Callable[[int], None]) -> None:
         """Has it told which slot this gateway has among those that share the tables, whenever it changes."""
         self._on_slot = told
+
+    def on_left(self, told: Callable[[Sequence[str]], None]) -> None:
+        """Has it told the ids of the responses that it ended for a gateway that died, whenever it did."""
+        self._on_left = told
 
     async def recover(self) -> None:
         """Joins the others, and ends what the gateway before this one left in this state folder.
@@ -117,7 +122,9 @@ class SharedDatabase:
             prepare(connection, STEPS, self._url.render_as_string(hide_password=True))
 
     async def _join(self) -> None:
-        self._on_slot(await self._run(lambda: self._in_transaction(self._place.join)))
+        slot, left = await self._run(lambda: self._in_transaction(self._place.join))
+        self._on_slot(slot)
+        self._on_left(left.responses)
 
     async def ask(self, function: Callable[[Connection], T]) -> T:
         """Runs a function in a transaction of its own, in a thread. Raises STORE_UNAVAILABLE.
@@ -156,7 +163,7 @@ class SharedDatabase:
                 heard = now
                 # After the database was away every lease is over, and who lives must have the time to say so.
                 if now - since >= self._lease_seconds:
-                    await self.ask(self._place.look)
+                    self._on_left((await self.ask(self._place.look)).responses)
             except SluiceError as error:
                 log.warning("the lease of the records was not renewed", extra={"reason": error.reason_name})
 

@@ -1,27 +1,40 @@
 """The ledger's statements, compiled once for its database."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Engine,
     FromClause,
     and_,
     bindparam,
+    case,
     delete,
-    func,
     insert,
     literal_column,
-    select,
+    or_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from sluice_gateway.records.left import ESTIMATED, LOST
+from sluice_gateway.records.left import ESTIMATED, LOST, cost_of
 from sluice_gateway.records.schema import attempts, responses
 from sluice_gateway.records.writer import Statement
 
+BEGUN: Final[Mapping[str, str | int | None]] = {
+    "outcome": "running",
+    "reason": "",
+    "cached_input_tokens": 0,
+    "output_tokens": 0,
+    "reasoning_tokens": 0,
+    "usage_source": "",
+    "cost_nano_usd": None,
+    "ttft_us": None,
+    "duration_us": None,
+}
+"""What is known of the end of an attempt that begins."""
 _ENDED: Final = (
     "outcome",
     "reason",
@@ -36,6 +49,10 @@ _ENDED: Final = (
 )
 
 
+_IS_ONE: Final = or_(attempts.c.id == bindparam("attempt"), attempts.c.number == bindparam("first"))
+"""`attempt` is an id, or empty, and `first` is 1 where the first one is meant, else 0."""
+
+
 class Statements:
     """Each takes rows as the ledger makes them; where a key is told by itself, it is `row`."""
 
@@ -45,7 +62,12 @@ class Statements:
         never_began = Statement(engine, delete(attempts).where(attempts.c.key == bindparam("key")))
         never_accepted = Statement(engine, delete(responses).where(responses.c.key == bindparam("key")))
         self.insert_response = Statement(engine, insert(responses), never_accepted)
-        self.insert_attempt = Statement(engine, insert(attempts), never_began)
+        # What is the same in all rows is not handed to the driver with each.
+        begun: dict[str, ColumnElement[Any]] = {
+            name: literal_column("NULL" if value is None else repr(value)) for name, value in BEGUN.items()
+        }
+        begun |= {column.name: bindparam(column.name) for column in attempts.c if column.name not in BEGUN}
+        self.insert_attempt = Statement(engine, insert(attempts).values(begun), never_began)
         # Written again after a broken connection, so doing it twice is doing it once.
         self.insert_cached = Statement(engine, dialect.insert(attempts).on_conflict_do_nothing(index_elements=["key"]))
         claim = dialect.insert(responses)
@@ -72,6 +94,13 @@ class Statements:
         )
         # As text: a statement has no other values than its rows'.
         running: ColumnElement[str] = literal_column("'running'")
+        self.note_attempt = Statement(
+            engine,
+            update(attempts)
+            .where(attempts.c.key == bindparam("row"), attempts.c.outcome == running)
+            .values(output_tokens=bindparam("output_tokens")),
+        )
+        """Says what an attempt that runs has made so far."""
         self.leave_response = Statement(
             engine,
             update(responses)
@@ -79,19 +108,35 @@ class Statements:
             .values(_written(LOST) | {"end_ns": bindparam("end_ns")}),
         )
         """Ends a response of a gateway that died, unless it has ended."""
+        cost = {"cost_nano_usd": cost_of(attempts.c.output_tokens)}
         self.leave_attempts = Statement(
-            engine, update(attempts).where(_of_row(attempts), attempts.c.outcome == running).values(_written(ESTIMATED))
+            engine,
+            update(attempts).where(_of_row(attempts), attempts.c.outcome == running).values(_written(ESTIMATED) | cost),
         )
         """Ends the attempts that it left."""
-        siblings = attempts.alias()
-        last = select(func.max(siblings.c.number)).where(_of_row(siblings), *_left(siblings)).scalar_subquery()
+        made = bindparam("made", type_=BigInteger)
+        most = case((made > attempts.c.output_tokens, made), else_=attempts.c.output_tokens)
         self.estimate_attempt = Statement(
             engine,
             update(attempts)
-            .where(_of_row(attempts), *_left(attempts), attempts.c.number == last)
-            .values(output_tokens=bindparam("output_tokens")),
+            .where(_of_row(attempts), *_left(attempts), _IS_ONE)
+            .values({"output_tokens": most, "cost_nano_usd": cost_of(most)}),
         )
-        """Says of the last attempt that was left, whoever ended it, what it is estimated to have made."""
+        """Says of an attempt that was left, whoever ended it, what it is estimated to have made at least."""
+        self.amend_attempt = Statement(
+            engine,
+            update(attempts)
+            .where(_of_row(attempts), *_left(attempts), _IS_ONE)
+            .values({name: bindparam(name) for name in _ENDED}),
+        )
+        """Says how an attempt ended that was taken for left."""
+        self.amend_response = Statement(
+            engine,
+            update(responses)
+            .where(responses.c.key == bindparam("row"), *_is(responses, LOST))
+            .values(state=bindparam("state"), reason=bindparam("reason")),
+        )
+        """Says how a response ended that was taken for lost."""
 
 
 def _of_row(table: FromClause) -> ColumnElement[bool]:
@@ -101,8 +146,11 @@ def _of_row(table: FromClause) -> ColumnElement[bool]:
 
 def _left(table: FromClause) -> tuple[ColumnElement[bool], ...]:
     """What `left.py` makes of an attempt, and nothing else does."""
-    values = _written({**ESTIMATED, "reason": ""})
-    return tuple(table.c[name] == value for name, value in values.items())
+    return _is(table, {**ESTIMATED, "reason": ""})
+
+
+def _is(table: FromClause, values: Mapping[str, str]) -> tuple[ColumnElement[bool], ...]:
+    return tuple(table.c[name] == value for name, value in _written(values).items())
 
 
 def _written(values: Mapping[str, str]) -> dict[str, ColumnElement[str]]:

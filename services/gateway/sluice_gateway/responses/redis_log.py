@@ -9,7 +9,8 @@ for dead writes nothing any more. A gateway looks now and then for responses wit
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar, cast
 
 import redis.asyncio as redis
@@ -76,7 +77,8 @@ class RedisStore:
         self.on_cancel: Callable[[str], None] = lambda _: None
         """Is told the id of a response of this gateway that another one was asked to cancel."""
         self.on_lost: Callable[[Response], None] = lambda _: None
-        """Is told of a response that this gateway ended for one that died."""
+        """Is told of a response of a gateway that died, as it ended or was ended."""
+        self._left: deque[str] = deque()
 
     def start(self) -> None:
         """Begins to renew leases, to look for responses whose gateway died, and to listen for cancellations."""
@@ -101,6 +103,10 @@ class RedisStore:
     def mirrors(self) -> list[Response]:
         """Returns the responses of other gateways that are watched here."""
         return list(self._mirrors.values())
+
+    def look_at(self, response_ids: Iterable[str]) -> None:
+        """Tells `on_lost` of those among these responses that have ended, soon. The others are found when they are lost."""
+        self._left.extend(response_ids)
 
     # What LogStore promises.
 
@@ -261,6 +267,11 @@ class RedisStore:
         await asyncio.sleep(self._settings.lease_seconds / 4)
 
     async def _look_for_lost(self) -> None:
+        while self._left:
+            about, entries = await self._read(self._left[0])
+            response_id = self._left.popleft()
+            if b"state" in about:
+                self.on_lost(self._mirror(response_id, about, entries))
         for member in await self._ask(self._redis.smembers(self._key("running"))):
             response_id = member.decode()
             if response_id not in self._leases:

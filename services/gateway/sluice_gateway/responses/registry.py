@@ -16,6 +16,7 @@ from sluice_gateway.pipeline.needs import needs_of
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
 from sluice_gateway.records.ledger import Claim, Ledger
+from sluice_gateway.responses.made import made_by_attempts
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.store import ElsewhereError, StoreUnavailableError, Writer, lost, unavailable
 from sluice_gateway.responses.watch import announce_shutdown, tend
@@ -66,6 +67,7 @@ class Responses:
         self._store = store
         store.on_cancel = self._cancel_by_id
         store.on_lost = self._on_lost
+        self._ledger.on_left(store.look_at)
 
     @property
     def running(self) -> int:
@@ -248,7 +250,10 @@ class Responses:
 
     def _on_lost(self, response: Response) -> None:
         """Writes down the end of a response whose gateway died, where that gateway's records are these."""
-        self._ledger.response_left(response)
+        self._ledger.response_left(response, made_by_attempts(response))
+        if response.error is None or response.error.reason != ErrorReason.ERROR_REASON_RESPONSE_LOST:
+            # Its gateway had ended it, and died before the end was on record.
+            self._ledger.response_known(response, response.answer().completed.attempts)
 
     async def get(self, name: str, tenant: str) -> Response:
         """Returns a response by its resource name.
