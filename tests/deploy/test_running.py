@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import json
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from sluice_cli.authority import Authority
+from tests.servers.ports import free_port
 
 from .manifests import overlay
 from .test_settings import SECRETS, variables
@@ -26,19 +26,12 @@ MODULES: Final = {"gateway": "sluice_gateway", "retrieval": "sluice_retrieval", 
 pytestmark = pytest.mark.slow
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports that nothing has: all are held before the first is given back."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [one.getsockname()[1] for one in held]
-
-
 class Mesh:
     """The gateway, retrieval and one adapter of an overlay."""
 
     def __init__(self, name: str, folder: Path, files: dict[str, Path], stack: contextlib.ExitStack) -> None:
         self._found, self._folder, self._files, self._stack = overlay(name), folder, files, stack
-        ports = dict(zip(("gateway", "retrieval", "extractive", "internal"), free_ports(4), strict=True))
+        ports = {name: free_port() for name in ("gateway", "retrieval", "extractive", "internal")}
         self._local = {
             "gateway-pods:7402": f"localhost:{ports['internal']}",
             "0.0.0.0:7402": f"127.0.0.1:{ports['internal']}",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -21,6 +19,7 @@ from sluice.retrieval.v1.corpus_pb2 import LocalSource, Source
 from sluice.task.v1.task_service_pb2 import TASK_STATE_SUCCEEDED
 from sluice_client import SluiceClient
 from sluice_kit.channels import open_channel
+from tests.servers.ports import free_port as free_port
 
 from .processes import environment
 
@@ -29,23 +28,6 @@ _SECONDS: Final = 60.0
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 # A channel of ours watches health itself, and would not ask one that is not serving.
 _PLAIN: Final = {"grpc.service_config": "{}"}
-_PORTS: Final = iter(random.sample(range(15_000, 32_000), 17_000))
-
-
-def free_port() -> int:
-    """A free port below those that the system gives to clients; never the same one twice.
-
-    Clients of a port of that range, which try again and again while its service is down, are at some time given the very
-    port they call, and are then connected to themselves; the service finds it taken.
-    """
-    for port in _PORTS:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue  # taken
-            return port
-    raise RuntimeError("no port is free")
 
 
 class Service:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import operator
 import os
 import signal
 import uuid
@@ -80,8 +81,16 @@ async def test_who_leaves_closes_the_vendors_socket(vendor: tuple[Vendor, str], 
             await asyncio.wait_for(upstream.streaming.wait(), 60)
             waiting.cancel()
             await asyncio.wait((waiting,))
+        elif how == "deadline":
+            for seconds in (0.5, 5.0, 50.0):  # time enough to reach the vendor, on any machine
+                call = chat.StreamChat(pb.StreamChatRequest(spec=spec), timeout=seconds)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
+                if upstream.streaming.is_set():
+                    break
         else:
-            call = chat.StreamChat(pb.StreamChatRequest(spec=spec), timeout=0.5 if how == "deadline" else None)
+            call = chat.StreamChat(pb.StreamChatRequest(spec=spec))
             name = (await call.read()).events[0].accepted.response
             await asyncio.wait_for(upstream.streaming.wait(), 60)
             if how == "leave":
@@ -101,7 +110,7 @@ def _scripted(model: str) -> pb.ChatSpec:
 
 async def _until_reachable(client: SluiceClient) -> pb.Answer:
     """Asks until the gateway has found the restarted adapter again, which takes it a second at most."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 return await client.chat(_scripted("text?tokens=3"))
@@ -189,4 +198,5 @@ async def test_after_the_load_everything_is_as_before() -> None:
         tasks, files = await settled()
         for _ in range(4):
             await asyncio.gather(*(one(number) for number in range(48)))
-        assert await settled() == (tasks, files)
+        while not all(map(operator.le, await settled(), (tasks, files))):  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.05)  # what is closed may still be on its way

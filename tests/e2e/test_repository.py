@@ -177,7 +177,7 @@ async def test_who_wants_it_at_the_same_time_shares_the_task(works: Path) -> Non
         assert [row["outcome"] for row in rows] == ["completed"] * 2
         # An index that is brought up to date is waited for half of the time, because there is an older one.
         async with runner.quiet():
-            late = await events_of(client, ask(works, max_age=0, seconds=1))
+            late = await events_of(client, ask(works, max_age=0, seconds=4))
         [notice] = [one for one in of(late, "notice") if one.code == NoticeCode.NOTICE_CODE_INDEX_OUTDATED]
         assert notice.metadata["reason"] == "DEADLINE_EXCEEDED"
         assert files(late) == {"valve.py"}

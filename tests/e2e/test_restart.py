@@ -77,7 +77,7 @@ def _settings(folder: Path, **gateway: Any) -> dict[str, Any]:
         "providers": {"scripted": {"adapter": "scripted"}},
         "gateway": {"routes": {"default": {"targets": ["scripted/text"]}}, **gateway},
         "retrieval": {"allowed_roots": [str(folder)]},
-        "server": {"drain_seconds": 20},
+        "server": {"drain_seconds": 50},
     }
 
 
@@ -158,7 +158,7 @@ async def _check_what_is_there(client: SluiceClient, up: set[str]) -> None:
 
     for name, use in (("scripted", ask), ("retrieval", list_corpora)):
         if name in up:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while not await _served(use, name):  # noqa: ASYNC110  # it happens in a service that knows no test
                     await asyncio.sleep(0.05)  # a connection that failed is tried again within a second
         else:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import socket
 import tempfile
 import urllib.request
 from collections.abc import AsyncIterator
@@ -27,6 +26,7 @@ from sluice_kit.logs import JsonFormatter
 from sluice_kit.telemetry import table
 from sluice_kit.telemetry.recording import Recording
 from sluice_kit.testing import mesh
+from tests.servers.ports import free_ports_in_a_row
 
 from .collector import Traces, collecting, values
 from .processes import Up
@@ -94,7 +94,9 @@ async def scrape(address: str) -> str:
     """Asks for the metrics, as Prometheus does."""
 
     def get() -> str:
-        with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        # This machine is asked, whatever proxies the environment names.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with direct.open(f"http://{address}/metrics") as answer:
             body: bytes = answer.read()
             return body.decode()
 
@@ -264,7 +266,7 @@ def test_metrics_count_what_happened(seen: Seen, line: str) -> None:
 def test_every_process_of_sluice_up_has_its_own_metrics_and_one_trace_goes_through_them(tmp_path: Path) -> None:
     async def run() -> tuple[Traces, list[str]]:
         async with collecting() as traces:
-            port = _three_free_ports()
+            port = free_ports_in_a_row(3)
             settings = {
                 "providers": {"scripted": {"adapter": "scripted"}},
                 "telemetry": {"metrics": f"127.0.0.1:{port}", "otlp": traces.address},
@@ -290,13 +292,3 @@ def test_every_process_of_sluice_up_has_its_own_metrics_and_one_trace_goes_throu
     assert "sluice_responses_total" in gateway
     assert "sluice_responses_total" not in adapter
     assert "sluice_tasks_running" in retrieval
-
-
-def _three_free_ports() -> int:
-    """The first of three ports in a row that are free now."""
-    while True:
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
-            first = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            for place in (1, 2):
-                stack.enter_context(socket.create_server(("127.0.0.1", first + place)))
-            return int(first)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import redis.asyncio
 from scripts.servers import Programs
 
 from .kept import Kept
+from .ports import free_port
 
 _DATABASES: Final = 10_000
 _TRIES: Final = 5
@@ -46,7 +46,7 @@ class Redis:
         """Starts it, and waits until it answers."""
         assert self._process is None
         for left in reversed(range(_TRIES)):
-            port = self._port or _free_port()
+            port = self._port or free_port()
             try:
                 self._start(port)
             except RuntimeError:
@@ -98,12 +98,6 @@ def _answers(client: redis.Redis, pid: int) -> bool:
     with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError):
         return bool(client.info("server")["process_id"] == pid)
     return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import pytest
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit import telemetry
 from sluice_kit.call import Call, current_call
-from sluice_kit.channels import Calling, outgoing, trace_headers
+from sluice_kit.channels import Calling, open_channel, outgoing, trace_headers
 from sluice_kit.config import ConfigError
 from sluice_kit.errors import make_error
 from sluice_kit.logs import JsonFormatter
@@ -40,6 +40,8 @@ asyncio.run(main())
 names = ("opentelemetry", "prometheus_client")
 print(json.dumps([name for name in sys.modules if name.split(".")[0] in names]))
 """
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Asks this machine, whatever proxies the environment names."""
 
 
 def recording(**settings: object) -> Recording:
@@ -48,7 +50,7 @@ def recording(**settings: object) -> Recording:
 
 async def scrape(on: Recording) -> str:
     def get() -> str:
-        with urllib.request.urlopen(f"http://{on.address}/metrics") as answer:
+        with DIRECT.open(f"http://{on.address}/metrics") as answer:
             body: bytes = answer.read()
             return body.decode()
 
@@ -124,14 +126,14 @@ async def test_gauges_are_read_when_they_are_asked_for_and_models_are_bounded() 
 
 
 async def test_a_loop_that_is_stuck_shows_its_last_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sluice_kit.telemetry.metrics._READ_SECONDS", 0.01)
     on = recording(metrics="127.0.0.1:0")
     running = [1.0]
     async with on.running():
         on.watch(table.RESPONSES_RUNNING, lambda: running[0])
         assert "sluice_responses_running 1.0" in await scrape(on)
         running[0] = 2.0
-        with urllib.request.urlopen(f"http://{on.address}/metrics") as answer:  # noqa: ASYNC210 - so that the loop is stuck
+        monkeypatch.setattr("sluice_kit.telemetry.metrics._READ_SECONDS", 0.01)
+        with DIRECT.open(f"http://{on.address}/metrics") as answer:  # in the loop's thread, so that it is stuck
             assert b"sluice_responses_running 1.0" in answer.read()
 
 
@@ -199,7 +201,7 @@ async def test_calls_are_counted_by_the_code_they_end_with() -> None:
     async with mesh({"telemetry": {"metrics": "127.0.0.1:0"}}) as running:
         on = telemetry.current()
         assert isinstance(on, Recording)
-        async with grpc.aio.insecure_channel(running.address) as channel:
+        async with open_channel(running.address) as channel:
             method: Any = channel.unary_unary("/sluice.gateway.v1.ChatService/GetResponse")
             with pytest.raises(grpc.aio.AioRpcError):
                 await method(b"")

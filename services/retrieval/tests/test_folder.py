@@ -64,7 +64,8 @@ def test_no_descriptor_is_left_open(root):
                     folder.read_path(path.split("/"), 100)
                 except SkippedFile:
                     continue
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    # Fewer, where something of an earlier test was closed meanwhile.
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 names = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=12).filter(
