@@ -155,6 +155,20 @@ def test_certificates_name_their_service(found: Rendered) -> None:
         assert "SLUICE_AUTH__MODE" not in variables, "with certificates nothing trusts its network"
 
 
+def test_nobody_is_told_of_certificates_that_are_renewed_in_time() -> None:
+    production = overlay("production")
+    rules = [
+        rule for one in production.of("PrometheusRule") for group in one["spec"]["groups"] for rule in group["rules"]
+    ]
+    (alert,) = (rule for rule in rules if rule.get("alert") == "SluiceCertificateEnding")
+    share = re.search(r"< ([\d.]+) \* \(sluice_certificate_expiry", alert["expr"])
+    assert share is not None
+    for one in production.of("Certificate"):
+        hours = {key: int(one["spec"][key].removesuffix("h")) for key in ("duration", "renewBefore")}
+        renewed = hours["renewBefore"] / hours["duration"]
+        assert one["spec"].get("isCA") or renewed > float(share[1]), one["metadata"]["name"]
+
+
 def test_scaling_looks_at_metrics_that_there_are() -> None:
     production = overlay("production")
     known = {value.name: value for value in vars(table).values() if isinstance(value, table.Metric)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from sluice_cli.authority import Authority, certificate_file, key_file
+from sluice_kit import telemetry
 from sluice_kit.config import ConfigDocument, ConfigError
+from sluice_kit.telemetry import table
+from sluice_kit.telemetry.base import Reading, Telemetry
 from sluice_kit.testing import make_service
 from sluice_kit.tls import Bundle, Files, mesh_tls
 from sluice_kit.tls_validity import validity_of
@@ -122,3 +126,26 @@ def test_a_certificate_that_nobody_renews_is_told_of_once(
     authority.issue("gateway", timedelta(days=1), begins=datetime.now(UTC) - timedelta(days=2))
     Files(paths(authority.folder), 10)
     assert told() == 2
+
+
+class Gauges(Telemetry):
+    """Keeps what it is to read."""
+
+    def __init__(self) -> None:
+        self.read: dict[table.Metric, Callable[[], Reading]] = {}
+
+    def watch(self, metric: table.Metric, read: Callable[[], Reading]) -> None:
+        self.read[metric] = read
+
+
+def test_how_much_is_left_of_a_certificate_can_be_seen(authority: Authority) -> None:
+    gauges = Gauges()
+    before = telemetry.switch(gauges)
+    try:
+        files = Files(paths(authority.folder), 1)
+    finally:
+        telemetry.switch(before)
+    name = str(certificate_file(authority.folder, "gateway"))
+    validity = files.current().validity
+    assert gauges.read[table.CERTIFICATE_START]() == [((name,), validity.begins)]
+    assert gauges.read[table.CERTIFICATE_EXPIRY]() == [((name,), validity.ends)]

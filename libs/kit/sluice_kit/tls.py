@@ -84,7 +84,8 @@ class Files:
         self._warned: Bundle | None = None
         self._warn_if_ending()
         name = str(paths["certificate"])
-        current().watch(table.CERTIFICATE_EXPIRY, lambda: [((name,), self.current().validity[1])])
+        current().watch(table.CERTIFICATE_EXPIRY, lambda: [((name,), self.current().validity.ends)])
+        current().watch(table.CERTIFICATE_START, lambda: [((name,), self.current().validity.begins)])
 
     def current(self) -> Bundle:
         """Returns what holds now. Files that cannot be used, e.g. because one of a pair is not written yet, change nothing."""

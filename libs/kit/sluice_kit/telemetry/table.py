@@ -86,6 +86,13 @@ CERTIFICATE_EXPIRY: Final = Metric(
     "When a certificate of the process's own ends, in seconds since 1970",
     ("file",),
 )
+CERTIFICATE_START: Final = Metric(
+    "sluice_certificate_start_timestamp_seconds",
+    "gauge",
+    "all",
+    "When a certificate of the process's own began to hold: what is left of its life is judged by how long that is",
+    ("file",),
+)
 
 RESPONSES: Final = Metric(
     "sluice_responses_total",
