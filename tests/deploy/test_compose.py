@@ -182,3 +182,10 @@ def test_redis_gets_its_password_where_no_list_of_processes_shows_it(where: str,
         assert "geheim" not in (tmp_path / "arguments").read_text(encoding="utf-8")
     finally:
         server.end()
+
+
+def test_what_answers_need_stops_after_the_gateway() -> None:
+    """Compose stops a service before what it depends on: a drain needs the stores and the adapters to its end."""
+    behind = {name: set(one.get("depends_on", ())) for name, one in SERVICES.items()}
+    assert behind["gateway"] == set(SERVICES) - {"gateway", "qdrant"}
+    assert behind["retrieval"] == {"postgres", "qdrant"}
