@@ -27,6 +27,7 @@ from sluice_gateway.records import usage
 from sluice_gateway.records.database import FileDatabase
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.records.schema import attempts, first_key, metadata
+from sluice_gateway.services.paging import decode_token, encode_token
 from sluice_kit.config import ConfigError
 from sluice_kit.errors import SluiceError, from_rpc_error
 
@@ -211,6 +212,17 @@ async def test_pages_hold_each_row_once(client: Any) -> None:
     first = await query(client, **asked, page_size=1, **WINTER)
     for fields in ({"group_by": [MODEL]}, {**asked, "page_token": "bm90IG91cnM="}, {**asked, "page_token": "@"}):
         failure = await failure_of(query(client, **{"page_token": first.next_page_token, **fields}))
+        assert failure.violations[0].field == "page_token"
+    known, start_ns, end_ns, place = json.loads(decode_token(first.next_page_token))
+    for forged in (
+        "[" * 100_000,
+        json.dumps([known, start_ns, end_ns, []]),
+        json.dumps([known, start_ns, end_ns, [*place, "more"]]),
+        json.dumps([known, 10**30, end_ns, place]),
+        json.dumps([known, start_ns, end_ns, [place[0], *["\0" for _ in place[1:]]]]),
+        json.dumps([known, start_ns, end_ns, ["text", *place[1:]]]),
+    ):
+        failure = await failure_of(query(client, **asked, page_token=encode_token(forged)))
         assert failure.violations[0].field == "page_token"
 
 

@@ -205,7 +205,7 @@ class Upstream:
         async with self.request(method, path, body, headers, accept=JSON) as reply:
             try:
                 return msgspec.json.decode(await reply.whole())
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise protocol_error(self._integration, "a reply is not the JSON that its format promises") from None
 
     @contextlib.asynccontextmanager
@@ -247,7 +247,7 @@ class Upstream:
         """Returns the error of a reply that is none of the kind asked for."""
         body: Any = None
         unreadable = (SluiceError, TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError)
-        with contextlib.suppress(*unreadable):
+        with contextlib.suppress(*unreadable, RecursionError):
             # Without a readable body the status alone tells.
             async with asyncio.timeout(_ERROR_SECONDS):
                 data = await _read_up_to(response, _MAX_ERROR_BYTES, self._integration)

@@ -195,6 +195,8 @@ def _decode_script(text: str) -> Script:
         return msgspec.json.decode(text.encode(), type=Script)
     except msgspec.DecodeError as error:
         raise ScriptError(f"the last user message is no script: {error}") from None
+    except RecursionError:
+        raise ScriptError("the last user message is no script: it is nested too deeply") from None
 
 
 @functools.lru_cache(maxsize=256)
@@ -250,7 +252,7 @@ def _cite(passage: passage_pb2.Passage, *, native: bool) -> list[Step]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ScriptError("args, value and schemas are JSON") from None
 
 

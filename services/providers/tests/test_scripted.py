@@ -155,6 +155,7 @@ async def test_a_script_in_the_message(scripted: Subject) -> None:
         '{"nope": 1}',
         '{"batch": 0}',
         '{"delay_ms": -1}',
+        '{"steps": [{"tool": {"arguments": ' + "[" * 100_000,
         '{"steps": [{"wait_ms": 1e300}]}',
     ):
         with pytest.raises(SluiceError) as caught:

@@ -47,9 +47,7 @@ class UsageService:
     async def QueryUsage(self, request: pb.QueryUsageRequest, call: Call) -> pb.QueryUsageResponse:
         question = _question(request)
         check_texts("label_keys", request.label_keys)
-        start_ns, end_ns, after = (
-            _read_token(request.page_token, question) if request.page_token else (*_range(request), None)
-        )
+        start_ns, end_ns, after = _read_token(request, question) if request.page_token else (*_range(request), None)
         every_tenant = pb.UsageDimension.USAGE_DIMENSION_TENANT in request.group_by
         if every_tenant and not has_role(call.identity, Role.ROLE_ADMIN):
             raise PermissionDeniedError("the usage of other tenants needs the role ADMIN", metadata={"role": "ADMIN"})
@@ -106,15 +104,24 @@ def _token(question: str, query: Query, place: Place) -> str:
     return encode_token(json.dumps([question, query.start_ns, query.end_ns, list(place)]))
 
 
-def _read_token(token: str, question: str) -> tuple[int, int, Place]:
+def _read_token(request: pb.QueryUsageRequest, question: str) -> tuple[int, int, Place]:
+    columns = len(request.group_by) + len(request.label_keys)
     try:
-        asked, start_ns, end_ns, place = json.loads(decode_token(token))
-        fits = asked == question and isinstance(start_ns, int) and isinstance(end_ns, int)
-    except (ValueError, TypeError):
+        asked, start_ns, end_ns, (period, *rest) = json.loads(decode_token(request.page_token))
+        fits = asked == question and all(type(value) is int for value in (start_ns, end_ns, period))
+        fits = fits and len(rest) == columns and all(map(_is_kept, (start_ns, end_ns, period, *rest)))
+    except (ValueError, TypeError, RecursionError):
         fits = False
-    if not fits or not isinstance(place, list) or not all(isinstance(value, int | str) for value in place):
+    if not fits:
         raise invalid_field("page_token", "not a token of an earlier response to this question")
-    return start_ns, end_ns, tuple(place)
+    return start_ns, end_ns, (period, *rest)
+
+
+def _is_kept(value: object) -> bool:
+    """Whether a value can stand in a row at all."""
+    if isinstance(value, str):
+        return "\0" not in value
+    return isinstance(value, int) and abs(value) < 2**63
 
 
 def _row(sums: Sums, query: Query) -> pb.UsageRow:

@@ -253,7 +253,7 @@ def _details(state: bytes, index: int) -> list[Any]:
     """Returns what `ChatStream` sealed."""
     try:
         return msgspec.json.decode(state, type=list[Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise invalid_field(f"messages[{index}].parts", "the state of a reasoning is not what was returned") from None
 
 

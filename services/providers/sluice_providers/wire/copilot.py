@@ -143,7 +143,7 @@ def _opened(state: bytes, index: int) -> str:
     """Returns what `ChatStream` sealed."""
     try:
         details = msgspec.json.decode(state, type=list[_Detail])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise invalid_field(f"messages[{index}].parts", "the state of a reasoning is not what was returned") from None
     return "".join(detail.data for detail in details)
 

@@ -46,6 +46,8 @@ def parse_json(text: str, field: str) -> Any:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
         raise invalid_field(field, "must be JSON") from None
+    except RecursionError:
+        raise invalid_field(field, "is nested too deeply") from None
 
 
 def tool_schema(tool: tool_pb2.FunctionTool, index: int) -> dict[str, Any]:

@@ -267,7 +267,7 @@ def _reasoning(reasoning: message_pb2.Reasoning, field: str) -> dict[str, Any]:
     if reasoning.state.startswith(SEAL):
         try:
             sealed = _unseal(reasoning.state.removeprefix(SEAL))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # refused below, like the state of another format
     if sealed is None or not sealed.id:
         raise invalid_field(field, "is not what this provider sent")

@@ -164,3 +164,27 @@ async def test_json_that_is_none_is_refused_by_field(start: Start, wire: Format,
         with pytest.raises(SluiceError) as caught:
             await subject.generate(request)
         assert caught.value.violations[0].field == field
+
+
+@pytest.mark.parametrize("where", ["schema", "arguments"])
+async def test_json_that_is_nested_too_deeply_is_the_callers_fault(
+    where: str, start: Start, wire: Format, upstream: Upstream
+) -> None:
+    upstream.answer(wire.stream(wire.text("Hello")))
+    deep = '{"a":' * 20_000 + "1" + "}" * 20_000
+    request = asking("vendor", wire.model)
+    if where == "schema":
+        request.tools.add().function.MergeFrom(tool_pb2.FunctionTool(name="f", parameters_json_schema=deep))
+    else:
+        call = message_pb2.ToolCall(id="c", name="f", arguments_json=deep)
+        result = message_pb2.ToolResult(call_id="c", text="done")
+        request.messages.add(role=ASSISTANT, parts=[message_pb2.Part(tool_call=call)])
+        request.messages.add(role=TOOL, parts=[message_pb2.Part(tool_result=result)])
+    reason = ""
+    async with start() as subject:
+        try:
+            await subject.generate(request)
+        except SluiceError as error:
+            reason = error.reason_name
+    # A format that takes arguments as text passes them on as they are.
+    assert reason in ("INVALID_REQUEST", "UNSUPPORTED_OPTION", *([""] if where == "arguments" else []))
