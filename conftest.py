@@ -57,6 +57,9 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres) -> str:
-    """The URL of an empty Postgres database."""
-    return postgres.new_database()
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty Postgres database, which is dropped with the test."""
+    url = postgres.new_database()
+    yield url
+    if not postgres.stopped:
+        postgres.drop(url)
