@@ -267,6 +267,7 @@ async def test_calls_have_room_of_their_own(start: Any, tmp_path: Path, ask: Any
         refused = await failure_of(s.embed(1))
         assert refused.reason == R.ERROR_REASON_TOO_MANY_IN_FLIGHT
         assert refused.retry_after
+        assert refused.metadata["rule"] == "gateway.admission.calls_in_flight_per_tenant"
         s.one.gate.set()
         assert len((await call).embeddings) == 1
         # and a call that was refused took nothing away.

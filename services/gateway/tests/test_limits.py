@@ -78,6 +78,8 @@ async def test_above_the_limit_is_refused_at_once(start: Any, ask: Any, until: A
         assert refused.error is not None
         assert refused.error.reason == R.ERROR_REASON_TOO_MANY_IN_FLIGHT
         assert refused.error.retry_after
+        assert "may: 2 (gateway.admission.in_flight)" in refused.error.message
+        assert refused.error.metadata == {"rule": "gateway.admission.in_flight", "limit": "2"}
         for call in calls:
             call.cancel()
         await until(lambda: client.gateway.responses.running == 0)

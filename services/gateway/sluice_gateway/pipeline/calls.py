@@ -24,8 +24,9 @@ from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.pipeline.standing import Standings
 from sluice_gateway.pipeline.telling import attempt_span, tell_attempt
 from sluice_gateway.records.ledger import Ledger, labels_text
+from sluice_gateway.refusal import too_many
 from sluice_kit.call import Call
-from sluice_kit.errors import DeadlineError, LimitError, SluiceError
+from sluice_kit.errors import DeadlineError, SluiceError
 
 T = TypeVar("T")
 Ask = Callable[[Integration, Target, Call], Awaitable[T]]
@@ -39,7 +40,6 @@ _UNSPECIFIED: Final = UsageSource.USAGE_SOURCE_UNSPECIFIED
 _ESTIMATED: Final = UsageSource.USAGE_SOURCE_ESTIMATED
 _TIMEOUT: Final = ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT
 _CHARACTERS_PER_TOKEN: Final = 4
-_RETRY_SECONDS: Final = 1.0
 
 
 class Admission:
@@ -54,9 +54,11 @@ class Admission:
     def admitted(self, tenant: str) -> Iterator[None]:
         """Counts a call for the length of the block. Raises TOO_MANY_IN_FLIGHT."""
         if self.in_flight >= self._limits.calls_in_flight:
-            raise LimitError("the gateway makes as many calls as it may", retry_after=_RETRY_SECONDS)
+            what, limit = "the gateway makes as many calls as it may", self._limits.calls_in_flight
+            raise too_many(what, "admission.calls_in_flight", limit)
         if self._by_tenant[tenant] >= self._limits.calls_in_flight_per_tenant:
-            raise LimitError("this tenant makes as many calls as it may", retry_after=_RETRY_SECONDS)
+            what, limit = "this tenant makes as many calls as it may", self._limits.calls_in_flight_per_tenant
+            raise too_many(what, "admission.calls_in_flight_per_tenant", limit)
         self.in_flight += 1
         self._by_tenant[tenant] += 1
         try:

@@ -16,12 +16,13 @@ from sluice_gateway.pipeline.needs import needs_of
 from sluice_gateway.pipeline.plan import Planner
 from sluice_gateway.pipeline.run import Job
 from sluice_gateway.records.ledger import Claim, Ledger
+from sluice_gateway.refusal import too_many
 from sluice_gateway.responses.made import made_by_attempts
 from sluice_gateway.responses.response import Response, State
 from sluice_gateway.responses.store import ElsewhereError, StoreUnavailableError, Writer, lost, unavailable
 from sluice_gateway.responses.watch import announce_shutdown, tend
 from sluice_kit.call import Call
-from sluice_kit.errors import LimitError, NotFoundError, SluiceError, make_error, reason_name
+from sluice_kit.errors import NotFoundError, SluiceError, make_error, reason_name
 from sluice_kit.health import Check
 from sluice_kit.ids import new_id
 from sluice_kit.telemetry import current
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _OVERHEAD_BYTES: Final = 4096
 """What an ended response costs beside its log."""
-_RETRY_SECONDS: Final = 1.0
 _TICK_SECONDS: Final = 1.0
 _ROW_KEY: Final = re.compile("[0-9a-f]{1,15}|[0-7][0-9a-f]{15}")
 """A key as the beginning of a response's id: hexadecimal, and not above what a database's integer holds."""
@@ -212,11 +212,13 @@ class Responses:
     def _admit(self, tenant: str) -> None:
         limits = self._config.admission
         if self._total_running >= limits.in_flight:
-            raise LimitError("the gateway runs as many responses as it may", retry_after=_RETRY_SECONDS)
+            raise too_many("the gateway runs as many responses as it may", "admission.in_flight", limits.in_flight)
         if self._running[tenant] >= limits.in_flight_per_tenant:
-            raise LimitError("this tenant runs as many responses as it may", retry_after=_RETRY_SECONDS)
+            what, limit = "this tenant runs as many responses as it may", limits.in_flight_per_tenant
+            raise too_many(what, "admission.in_flight_per_tenant", limit)
         if self._bytes > self._config.log.total_bytes:
-            raise LimitError("the gateway holds as many events as it may", retry_after=_RETRY_SECONDS)
+            limit = self._config.log.total_bytes
+            raise too_many("the gateway holds as many bytes of events as it may", "log.total_bytes", limit)
 
     async def find(self, name: str, tenant: str) -> Response:
         """Returns a response by its resource name, also one that another gateway makes.
