@@ -29,8 +29,8 @@ _CREDENTIAL: Final = re.compile(
 _SENSITIVE_NAME: Final = re.compile(r"(?i)(api_?key|secret|password|passwd|credential|authorization|access_?token)")
 MASK: Final = "***"
 _QUIET: Final = (
-    "aiohttp", "anthropic", "asyncio", "azure", "boto3", "botocore", "google", "google_genai", "grpc", "httpcore",
-    "httpcore2", "httpx", "httpx2", "msal", "openai", "requests", "s3transfer", "urllib3",
+    "aiohttp", "alembic.runtime.plugins", "anthropic", "asyncio", "azure", "boto3", "botocore", "google", "google_genai", "grpc",
+    "httpcore", "httpcore2", "httpx", "httpx2", "msal", "openai", "requests", "s3transfer", "urllib3",
 )  # fmt: skip  # names read better side by side
 
 

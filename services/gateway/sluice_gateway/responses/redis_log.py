@@ -292,7 +292,7 @@ class RedisStore:
         ended = Ended(State.FAILED, lost(mirror.name))
         ended.answer = mirror.answer().SerializeToString()
         if await self._append_as(token, response_id, mirror.log.last_sequence + 1, 0, b"", ended):
-            log.warning("ended the response of a gateway that died", extra={"response": mirror.name})
+            log.warning("ended a response whose gateway died or lost this log", extra={"response": mirror.name})
             mirror.finish(State.FAILED, lost(mirror.name))
             self.on_lost(mirror)
 
