@@ -15,6 +15,7 @@ import pytest_asyncio
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1.corpus_pb2 import LocalSource, Source
@@ -210,6 +211,19 @@ async def test_where_nobody_listens_that_is_all_that_is_said() -> None:
     first, last = out.splitlines()
     assert first.startswith("fail  gateway: nothing answers at 127.0.0.1:1 (as given): ")
     assert last == "1 wrong, 0 to look at, of 1"
+
+
+async def test_a_gateway_that_drains_is_said_to_do_that() -> None:
+    server, servicer = grpc.aio.server(), health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    await servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        finding = of(await examined(f"127.0.0.1:{port}"), "gateway")
+    finally:
+        await server.stop(None)
+    assert (finding.level, finding.said) == (Level.FAIL, "it takes no calls")
 
 
 async def test_what_is_no_gateway_is_noticed() -> None:

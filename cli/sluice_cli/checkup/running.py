@@ -16,6 +16,7 @@ from sluice_cli.checkup.door import speaks_tls
 from sluice_cli.checkup.findings import Findings
 from sluice_cli.mesh import Target
 from sluice_client import question
+from sluice_kit.channels import CHANNEL_OPTIONS
 from sluice_kit.errors import SluiceError
 from sluice_kit.health import READINESS
 from sluice_kit.roles import ROLES
@@ -34,6 +35,25 @@ _SERVERS: Final = {
     "response log": "is Redis up, and may the gateway reach it? See gateway.log.redis.url and the gateway's log",
 }
 """What to look at for what a gateway needs, by its name in health."""
+
+
+_SHUT: Final = ("it takes no calls", "it starts or stops: wait, or see its log")
+
+
+async def _is_shut(target: Target) -> bool:
+    """Whether a gateway says that it takes no calls: while it starts or drains. The client's channel only turns away."""
+    options = [*{**dict(CHANNEL_OPTIONS), "grpc.service_config": "{}"}.items()]
+    if target.tls:
+        channel = grpc.aio.secure_channel(target.address, grpc.ssl_channel_credentials(), options=options)
+    else:
+        channel = grpc.aio.insecure_channel(target.address, options=options)
+    async with channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=_CHECK_SECONDS)
+        except grpc.aio.AioRpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.NOT_SERVING)
 
 
 def _why_unreachable(said: str) -> str:
@@ -71,6 +91,8 @@ class Patient:
         except grpc.aio.AioRpcError as error:
             if not self._target.tls and await speaks_tls(self._target):
                 said, todo = f"{self._target.address} speaks TLS", f"use --address https://{self._target.address}"
+            elif await _is_shut(self._target):
+                said, todo = _SHUT
             elif error.code() == grpc.StatusCode.UNIMPLEMENTED:
                 said, todo = f"what listens at {self._target.address} is no gateway", "look for the port of the gateway"
             else:
@@ -78,7 +100,7 @@ class Patient:
             self._findings.fail("gateway", said, todo)
             return False
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
-            self._findings.fail("gateway", "it is not ready to serve", "it starts or stops: wait, or see its log")
+            self._findings.fail("gateway", *_SHUT)
             return False
         self._findings.ok("gateway", "serves")
         return True
