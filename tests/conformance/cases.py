@@ -112,7 +112,11 @@ async def cancel_after_first(stage: Stage) -> None:
 
 @case("a time limit ends the stream typed, and the response with it")
 async def deadline(stage: Stage) -> None:
-    done = await stage.client.ask("stream", stage.mesh, spec=asking("scripted/text?ttft_ms=60000"), timeout_ms=700)
+    for milliseconds in (700, 7000, 40_000):  # time enough to be accepted, on any machine
+        spec = asking("scripted/text?ttft_ms=60000")
+        done = await stage.client.ask("stream", stage.mesh, spec=spec, timeout_ms=milliseconds)
+        if done.get("response"):
+            break
     has(done["error"], reason="DEADLINE_EXCEEDED", code="DEADLINE_EXCEEDED", retryable=False)
     assert await stage.state_of(done["response"]) in (pb.RESPONSE_STATE_FAILED, pb.RESPONSE_STATE_CANCELLED), done
 

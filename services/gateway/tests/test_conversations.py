@@ -9,6 +9,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.gateway.v1 import conversation_service_pb2 as pb
 
+from .pausing import pausing
 from .talking import NAME, Talker, failure
 
 R = ErrorReason
@@ -242,11 +243,11 @@ async def test_what_cannot_be_recorded_is_told(start: Any, ask: Any) -> None:
         await talker.create()
         await talker.say("one")
         database = client.gateway.conversations._database
-        call = client.chat.StreamChat(
-            chat_pb.StreamChatRequest(spec=talker.spec("two", "scripted/text?tokens=30&delay_ms=5"))
-        )
+        pause = pausing(client)
+        call = client.chat.StreamChat(chat_pb.StreamChatRequest(spec=talker.spec("two", "scripted/text?tokens=30")))
         begun = await client.collect(call, until=lambda seen: "text_delta" in seen.kinds)
         await database.write(lambda session: session.connection().exec_driver_sql("ALTER TABLE turns RENAME TO away"))
+        pause.go_on.set()
         ended = await client.collect(call)
         await database.write(lambda session: session.connection().exec_driver_sql("ALTER TABLE away RENAME TO turns"))
         third = await talker.say("three")

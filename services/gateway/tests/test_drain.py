@@ -32,7 +32,7 @@ async def _read(call: Any) -> tuple[str, ErrorReason.ValueType | None]:
     text = ""
     try:
         while (batch := await call.read()) is not grpc.aio.EOF:
-            text += "".join(event.text_delta.text for event in batch.events)
+            text += _text(batch)
     except grpc.aio.AioRpcError as error:
         return text, from_rpc_error(error).reason
     return text, None
@@ -48,22 +48,28 @@ async def _stopped_amid(folder: Path, spec: pb.ChatSpec, grace: float, *, leave:
     async with mesh({"state_dir": str(folder)}, grace=grace) as running:
         channel = open_channel(running.address)
         call: Any = pb_grpc.ChatServiceStub(channel).StreamChat(pb.StreamChatRequest(spec=spec))
-        await call.read()
+        text = ""
+        while not text:
+            text = _text(await call.read())
         if leave:
             call.cancel()
-    seen = ("", None) if leave else await _read(call)
+    rest, reason = ("", None) if leave else await _read(call)
     await channel.close()
-    return seen
+    return text + rest, reason
+
+
+def _text(batch: pb.StreamChatResponse) -> str:
+    return "".join(event.text_delta.text for event in batch.events)
 
 
 async def test_a_stream_ends_before_the_gateway_does(tmp_path: Path) -> None:
-    text, reason = await _stopped_amid(tmp_path, _spec(SHORT), 10.0, leave=False)
+    text, reason = await _stopped_amid(tmp_path, _spec(SHORT), 60.0, leave=False)
     assert (len(text.split()), reason) == (40, None)
     assert _states(tmp_path) == [("completed", "")]
 
 
 async def test_so_does_what_nobody_watches(tmp_path: Path) -> None:
-    await _stopped_amid(tmp_path, _spec(SHORT, background=True), 10.0, leave=True)
+    await _stopped_amid(tmp_path, _spec(SHORT, background=True), 60.0, leave=True)
     assert _states(tmp_path) == [("completed", "")]
 
 

@@ -19,6 +19,7 @@ from sluice_kit.errors import InvalidRequestError, SluiceError, from_rpc_error
 from sluice_kit.testing import document_of, make_service, running
 
 from .adapter import Adapter
+from .pausing import Pausing
 
 R = ErrorReason
 
@@ -93,10 +94,14 @@ async def test_what_a_removed_one_is_being_asked_goes_on(start: Any, ask: Any, u
     ):
         s = Setting(client)
         await s.add("extra", address)
-        call = client.chat.StreamChat(chat_pb.StreamChatRequest(spec=ask("extra/text?tokens=60&delay_ms=5")))
+        extra = client.gateway._integrations.get("extra")
+        generator, extra.generator = extra.generator, (pause := Pausing(extra.generator))
+        call = client.chat.StreamChat(chat_pb.StreamChatRequest(spec=ask("extra/text?tokens=60")))
         seen = await client.collect(call, until=lambda seen: "text_delta" in seen.kinds)
+        extra.generator = generator
         await s.remove("extra")
         assert client.gateway._integrations.retiring == 1
+        pause.go_on.set()
         rest = await client.collect(call)
         assert rest.error is None
         assert len((seen.text + rest.text).split()) == 60

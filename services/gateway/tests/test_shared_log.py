@@ -12,6 +12,8 @@ import redis.asyncio as redis
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
 
+from .pausing import pausing
+
 R = ErrorReason
 GRACE = {"detach_grace": {"seconds": 30}}
 SLOW = "scripted/text?tokens=10000&delay_ms=10"
@@ -159,10 +161,11 @@ async def test_without_redis_running_ones_end_or_go_on_and_new_ones_are_refused(
     gateways: Any, own_redis: Any, ask: Any, on_loss: str
 ) -> None:
     client = await gateways(on_loss=on_loss, url=own_redis.url)
-    spec = ask("scripted/text?tokens=60&delay_ms=5", **GRACE)
+    pause, spec = pausing(client), ask("scripted/text?tokens=60&delay_ms=5", **GRACE)
     call = client.chat.StreamChat(pb.StreamChatRequest(spec=spec))
-    begun = await client.collect(call, until=lambda seen: len(seen.events) > 5)
+    begun = await client.collect(call, until=lambda seen: "text_delta" in seen.kinds)
     own_redis.kill()
+    pause.go_on.set()
     rest = await client.collect(call)
     assert begun.numbers + rest.numbers == list(range(1, len(begun.events) + len(rest.events) + 1))
     if on_loss == "fail":

@@ -280,7 +280,7 @@ async def test_answers_are_on_record_with_their_labels_also_when_the_client_left
     async with start(placement=placement) as client:
         assert (await client.stream(ask(labels={"team": "a"}))).error is None
         call = client.chat.StreamChat(
-            chat_pb.StreamChatRequest(spec=ask("scripted/text?tokens=1000&delay_ms=5", labels={"team": "b"}))
+            chat_pb.StreamChatRequest(spec=ask("scripted/text?tokens=10000&delay_ms=5", labels={"team": "b"}))
         )
         await client.collect(call, until=lambda seen: "text_delta" in seen.kinds)
         running = {one.labels["team"]: one.figures for one in (await query(client, label_keys=["team"])).rows}
