@@ -169,6 +169,21 @@ def test_nobody_is_told_of_certificates_that_are_renewed_in_time() -> None:
         assert one["spec"].get("isCA") or renewed > float(share[1]), one["metadata"]["name"]
 
 
+def test_postgres_has_connections_for_gateways_that_drain_beside_those_that_follow_them() -> None:
+    production = overlay("production")
+    config = GatewayConfig()
+    # Beside the pools: who writes, and who says that the gateway lives.
+    each = config.records.connections + config.conversations.connections + 3
+    (gateways,) = (
+        one["spec"]["maxReplicas"]
+        for one in production.of("HorizontalPodAutoscaler")
+        if one["metadata"]["name"] == "gateway"
+    )
+    (arguments,) = (one["args"] for one in policies.containers(production.one("StatefulSet", "postgres")))
+    (most,) = (int(one.partition("=")[2]) for one in arguments if one.startswith("max_connections="))
+    assert most >= 2 * gateways * each + 50
+
+
 def test_scaling_looks_at_metrics_that_there_are() -> None:
     production = overlay("production")
     known = {value.name: value for value in vars(table).values() if isinstance(value, table.Metric)}
