@@ -28,12 +28,14 @@ def check(
 ) -> None:
     """Check a sluice.yaml: mistakes are named with their line, missing variables by name.
 
-    A variable that is not set is no mistake; the integration that needs it will say so in [bold]sluice status[/].
+    A variable that is not set is no mistake; the integration that needs it will say so in [bold]sluice status[/]. Nor is
+    a route to an integration that the file does not have, which may be registered while the mesh runs. Both are noted.
     """
     from sluice_kit.config import ConfigError, load
 
     problems: list[str] = []
     missing: dict[str, str] = {}
+    elsewhere: list[str] = []
     try:
         document = load(file)
     except ConfigError as error:
@@ -41,13 +43,17 @@ def check(
     else:
         problems.extend(problems_of(document))
         missing = dict(unset_variables(document.data))
+        elsewhere = [] if problems else list(targets_elsewhere(document))
     if as_json:
-        output.emit({"ok": not problems, "problems": problems, "unsetVariables": missing})
+        said = {"ok": not problems, "problems": problems, "unsetVariables": missing, "targetsElsewhere": elsewhere}
+        output.emit(said)
     else:
         for problem in problems:
             output.say(f"sluice: {problem}")
         for setting, variable in missing.items():
             output.say(f"note: {setting}: environment variable {variable} is not set")
+        for target in elsewhere:
+            output.say(f"note: {target}")
         if not problems:
             print(f"{file}: good")
     if problems:
@@ -85,6 +91,21 @@ def problems_of(document: "ConfigDocument") -> Iterator[str]:
             if str(error) not in seen:
                 seen.add(str(error))
                 yield str(error)
+
+
+def targets_elsewhere(document: "ConfigDocument") -> Iterator[str]:
+    """Yields, for a configuration without mistakes, each target whose integration does not stand in it, with its line."""
+    gateway = document.data.get("gateway") or {}
+    known = {*document.entries("providers"), *(gateway.get("integrations") or {})}
+    if not known:
+        return  # `sluice up` starts some of its own then
+    for alias, route in (gateway.get("routes") or {}).items():
+        for target in route["targets"]:
+            provider = str(target).partition("/")[0]
+            if provider not in known:
+                yield str(
+                    document.error(f"gateway.routes.{alias}.targets", f"no integration '{provider}' in this file")
+                )
 
 
 def unset_variables(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -102,6 +102,20 @@ def test_a_good_configuration_is_good_and_names_what_is_not_set(tmp_path: Path) 
     assert "providers.openai.api_key" in result.stderr
 
 
+def test_a_route_to_what_the_file_does_not_have_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "sluice.yaml"
+    route = "gateway:\n  routes:\n    default:\n      targets: [scripted/echo, scirpted/echo]\n"
+    for providers, notes in ((route, []), (f"{route}providers:\n  scripted: {{}}\n", ["no integration 'scirpted'"])):
+        path.write_text(providers, encoding="utf-8")
+        result = RUNNER.invoke(app, ["config", "check", str(path)])
+        assert result.exit_code == 0, result.output
+        seen = [line for line in result.stderr.splitlines() if "no integration" in line]
+        assert len(seen) == len(notes)
+        assert all("sluice.yaml:4: gateway.routes.default.targets" in line and notes[0] in line for line in seen)
+        report = json.loads(RUNNER.invoke(app, ["config", "check", str(path), "--json"]).stdout)
+        assert [f"note: {target}" for target in report["targetsElsewhere"]] == seen
+
+
 @pytest.mark.parametrize(
     ("text", "where"),
     [
