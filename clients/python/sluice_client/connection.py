@@ -75,9 +75,12 @@ class Connection:
                 return await method(request, timeout=deadline.left(), metadata=self.metadata)
             except grpc.aio.AioRpcError as error:
                 failure, broken = read_failure(error)
-            if not (broken and repeatable):
-                raise failure
-            await backoff.wait(failure)
+            try:
+                if not (broken and repeatable):
+                    raise failure
+                await backoff.wait(failure)
+            finally:
+                del failure  # or, raised, it would hold this frame, which holds it, the request and its answer
 
     async def close(self) -> None:
         """Ends every call and closes the channel."""

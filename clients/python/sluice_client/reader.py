@@ -66,7 +66,12 @@ class Reader(Generic[M]):
         """Ends the call if it runs, and waits for the reading task."""
         self._call.cancel()
         self._room.set()
-        await asyncio.wait((self._task,))
+        task = self._task
+        await asyncio.wait((task,))
+        # What ended the task holds the frames it ended in, and so this reader and the call. While the call is there its
+        # connection is, too, closed channel or not, so it must not wait for garbage collection.
+        self._failure = None
+        del self._task
 
     async def _run(self) -> None:
         try:

@@ -71,5 +71,8 @@ class Backoff:
         delay = max(random.uniform(limit / 2, limit), error.retry_after or 0.0)
         left = self._deadline.left()
         if now + delay - self._since > self._policy.patience or (left is not None and delay >= left):
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # or it would hold this frame, which holds it
         await asyncio.sleep(delay)

@@ -118,19 +118,23 @@ class NumberedStream(ABC, Generic[M, E]):
 
     async def _recover(self, error: grpc.aio.AioRpcError) -> None:
         failure, broken = read_failure(error)
-        if not broken or not self._may_reopen():
-            self._ended = True
-            self._note_end(failure, decided=not broken)
-            raise failure from None
         try:
-            await self._backoff.wait(failure)
-        except SluiceError:
-            self._ended = True
-            # Out of reach for so long: what still runs there ends by its own grace.
-            self._note_end(failure, decided=True)
-            raise
-        self.reconnects += 1
-        log.debug("opening again", extra={"after_sequence": self._received, "reason": failure.reason_name})
+            if not broken or not self._may_reopen():
+                self._ended = True
+                self._note_end(failure, decided=not broken)
+                raise failure from None
+            try:
+                await self._backoff.wait(failure)
+            except SluiceError:
+                self._ended = True
+                # Out of reach for so long: what still runs there ends by its own grace.
+                self._note_end(failure, decided=True)
+                raise
+            self.reconnects += 1
+            log.debug("opening again", extra={"after_sequence": self._received, "reason": failure.reason_name})
+        finally:
+            # It holds this frame, and the ended call with its connection: none of it is to wait for garbage collection.
+            del failure
 
     def _note_end(self, failure: SluiceError, *, decided: bool) -> None:
         """Is told of the failure that ends the stream; `decided` if it did not come from the connection."""

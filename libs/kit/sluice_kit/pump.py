@@ -40,12 +40,18 @@ class Pump(Generic[T]):
         self._deliver = deliver
         loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = loop.create_future()
-        self._task = loop.create_task(self._run())
+        self._failure: BaseException | None = None
+        self._cancelled = False
+        # Both are given up with the end: a failure holds the frames it came through, and these the pump and the call,
+        # which would wait for garbage collection together with all that they were for.
+        self._task: asyncio.Task[None] | None = loop.create_task(self._run())
         self._task.add_done_callback(self._on_done)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled():
-            task.exception()  # whoever waits gets it; where nobody waits any more, that is no news
+        self._task = None
+        self._cancelled = task.cancelled()
+        if not self._cancelled:
+            self._failure = task.exception()  # whoever waits gets it; where nobody waits any more, that is no news
         if not self._ended.done():
             self._ended.set_result(None)
 
@@ -60,24 +66,28 @@ class Pump(Generic[T]):
                 await pushback
 
     async def wait(self) -> None:
-        """Waits for the end of the call. Raises what the call or `deliver` raised.
+        """Waits for the end of the call. Raises what the call or `deliver` raised, once.
 
         If the call was cancelled from this side, asyncio.CancelledError does not come out of here: the pump's task is
         the one cancelled, not the caller's; `cancelled` tells.
         """
         # A future of its own: the cancellation of whoever waits must not reach the pump's task while it reads.
         await self._ended
-        if not self._task.cancelled():
-            self._task.result()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure
 
     @property
     def cancelled(self) -> bool:
         """Whether the call was ended from this side."""
-        return self._task.cancelled()
+        return self._cancelled
 
     def on_end(self, function: Callable[[], None]) -> None:
         """Calls a function when the call has ended, however it did."""
-        self._task.add_done_callback(lambda _: function())
+        self._ended.add_done_callback(lambda _: function())
 
     def cancel(self) -> None:
         """Ends the call; `wait` returns soon after."""
@@ -89,14 +99,17 @@ class Pump(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._task.done():
-            return
-        self._call.cancel()
-        await asyncio.wait((self._task,), timeout=_END_SECONDS)
-        if not self._task.done():
-            # The task waits in `deliver`, not in the call, so cancelling the task is safe.
-            self._task.cancel()
-            await asyncio.wait((self._task,))
+        task = self._task
+        if task is not None:
+            self._call.cancel()
+            await asyncio.wait((task,), timeout=_END_SECONDS)
+            if not task.done():
+                # The task waits in `deliver`, not in the call, so cancelling the task is safe.
+                task.cancel()
+                await asyncio.wait((task,))
+            if self._task is not None:
+                await self._ended  # it ended in this moment: `_on_done` comes next
+        self._failure = None
 
 
 _END_SECONDS = 0.05

@@ -240,6 +240,7 @@ class Dispatcher:
         return call
 
     async def _abort(self, path: str, error: Exception, context: Context, served: Served) -> None:
+        raised = error
         if isinstance(error, grpc.aio.AioRpcError):
             # A call to another service failed and the handler had nothing to add.
             error = errors.from_rpc_error(error)
@@ -256,9 +257,9 @@ class Dispatcher:
         try:
             await context.abort(failure.code, status.message, trailers)
         except grpc.aio.AbortError as aborted:
-            # grpc keeps it with the call and raises it again once the handler is done. With the frames that it came
-            # through it would be a cycle, in which request and response wait for a collection that comes once in hours.
-            aborted.__traceback__ = aborted.__context__ = None
+            # grpc keeps it with the call, which the frames here know, and raises it again once the handler is done.
+            errors.forget_frames(aborted)
+        errors.forget_frames(raised)  # some of its frames hold it as the failure of what they tried
 
 
 def handlers_by_path(service: ServiceDescriptor) -> Mapping[str, MethodDescriptor]:

@@ -1,7 +1,10 @@
 """The pump and the queue behind every relay."""
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+import gc
+import weakref
+from collections.abc import Awaitable, Callable
 
 import pytest
 from grpc.aio import EOF
@@ -22,8 +25,12 @@ class FakeCall:
         self.reads += 1
         self._pending = asyncio.ensure_future(self.messages.get())
         message = await self._pending
+        self._pending = None
         if isinstance(message, Exception):
-            raise message
+            try:
+                raise message
+            finally:
+                del message  # it holds this frame
         return message
 
     def cancel(self) -> bool:
@@ -122,3 +129,38 @@ async def test_a_queue_wakes_its_reader() -> None:
     await asyncio.sleep(0)
     queue.put(b"x")
     assert await reader == [b"x"]
+
+
+@pytest.mark.parametrize("end", ["left", "call", "sink", "cancelled"])
+async def test_an_ended_pump_waits_for_no_garbage_collection(end: str) -> None:
+    class Sink:
+        def deliver(self, message: object) -> None:
+            if end == "sink":
+                raise OSError("broken")
+
+    call, sink = FakeCall(), Sink()
+    gone = weakref.ref(sink)
+
+    async def relay(deliver: Callable[[object], None]) -> None:
+        with contextlib.suppress(OSError):
+            async with Pump(call, deliver) as pump:
+                if end != "left":
+                    await pump.wait()
+
+    if end in ("call", "sink"):
+        call.messages.put_nowait(OSError("broken") if end == "call" else 1)
+    gc.collect()
+    gc.disable()
+    try:
+        task = asyncio.create_task(relay(sink.deliver))
+        if end == "cancelled":
+            for _ in range(3):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.wait((task,))
+        with contextlib.suppress(asyncio.CancelledError):
+            task.result()
+        del task, sink
+        assert gone() is None
+    finally:
+        gc.enable()

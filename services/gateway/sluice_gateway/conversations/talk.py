@@ -250,7 +250,10 @@ async def _to_its_end(work: Callable[[], Awaitable[T]]) -> T:
     if cancelled is not None:
         if not task.cancelled():
             task.exception()  # retrieved: the cancellation is what counts
-        raise cancelled
+        try:
+            raise cancelled
+        finally:
+            del cancelled  # it holds this frame
     return task.result()
 
 

@@ -40,7 +40,7 @@ from sluice_gateway.pipeline.standing import Standings
 from sluice_gateway.pipeline.telling import attempt_span, tell_attempt, tell_route_change
 from sluice_gateway.records.ledger import Ledger
 from sluice_gateway.responses.response import Response
-from sluice_kit.errors import DeadlineError, Reason, SluiceError
+from sluice_kit.errors import DeadlineError, Reason, SluiceError, forget_frames
 from sluice_kit.ports import Generator
 
 if TYPE_CHECKING:
@@ -173,6 +173,7 @@ class Attempts:
         try:
             await self._attempt(relay)
         except SluiceError as error:
+            forget_frames(error)
             return relay, error
         return relay, None
 

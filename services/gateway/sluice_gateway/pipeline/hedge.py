@@ -1,13 +1,14 @@
 """Hedge: a second attempt beside one that is slow to begin. The first content wins."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from sluice.gateway.v1.chat_service_pb2 import ChatSpec
 from sluice_gateway.config import RoutePolicy
 from sluice_gateway.pipeline.relay import Relay
 from sluice_gateway.pipeline.retry import FALL_BACK_ON
-from sluice_kit.errors import SluiceError
+from sluice_kit.errors import SluiceError, forget_frames
 
 
 def hedge_delay(spec: ChatSpec, route: RoutePolicy) -> float | None:
@@ -57,11 +58,16 @@ class Race:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(self._tasks)
-            for relay in self._tasks.values():
+            for task, relay in self._tasks.items():
+                if task.cancelled():
+                    with contextlib.suppress(asyncio.CancelledError):
+                        task.result()  # gives up what it keeps: the frames that it ended in, one of which knows the task
                 if (
                     relay not in self._begun
                 ):  # a task that is cancelled before its first step never enters its coroutine
                     self._abandon(relay)
+                relay.gate = None
+            self._tasks.clear()  # its tasks and gates hold the race, and what they work on
 
     def undecided(self) -> bool:
         """Whether the first attempt runs and has sent no content."""
@@ -113,8 +119,11 @@ class Race:
 
 def _failure(task: asyncio.Task[None]) -> SluiceError | None:
     error = task.exception()
-    if error is not None and not isinstance(error, SluiceError):
+    if error is None:
+        return None
+    if not isinstance(error, SluiceError):
         raise error
+    forget_frames(error)
     return error
 
 

@@ -16,7 +16,7 @@ from sluice.chat.v1.event_pb2 import Event
 from sluice.gateway.v1.chat_service_pb2 import Answer
 from sluice_gateway.responses.log import Batch, ResponseLog, pack, unpack
 from sluice_gateway.responses.store import Ended, Writer, lost
-from sluice_kit.errors import CancelledByOwnerError, SluiceError
+from sluice_kit.errors import CancelledByOwnerError, SluiceError, forget_frames
 from sluice_kit.fold import Fold
 from sluice_kit.telemetry import current
 from sluice_kit.telemetry.spans import NO_SPAN, Span
@@ -236,8 +236,7 @@ class Response:
             return
         self.state = state
         if error is not None:
-            # It is kept and raised for every watcher; the frames it came through must not be kept with it.
-            error.__traceback__ = error.__cause__ = error.__context__ = None
+            forget_frames(error)  # it is kept, and raised for every watcher
         self.error = error
         self.end_time = asyncio.get_running_loop().time()
         if self._grace_timer is not None:
