@@ -37,13 +37,6 @@ _RECONNECT_SECONDS: Final = 1.0
 class Health:
     """Asks integrations how they are, and remembers what only a probe tells: the vendor's version and latency."""
 
-    def __init__(self) -> None:
-        self._probed: dict[str, GetStatusResponse] = {}
-
-    def forget(self, integration: str) -> None:
-        """Forgets what the last probe told."""
-        self._probed.pop(integration, None)
-
     async def ask(self, integration: Integration, call: Call, *, probe: bool) -> pb.IntegrationHealth:
         """Returns how an integration is, within the call's deadline. Never raises a SluiceError: it is the answer.
 
@@ -62,12 +55,12 @@ class Health:
             if not isinstance(answer, SluiceError) and not answer.missing_settings:
                 return _health(answer, _silent_vendor(integration))
         if isinstance(answer, SluiceError):
-            self._probed.pop(integration.id, None)
+            integration.probed = None
             return unreachable(answer)
         integration.adapter = answer.adapter
         if probe:
-            self._probed[integration.id] = answer
-        elif (last := self._probed.get(integration.id)) is not None:
+            integration.probed = answer
+        elif (last := integration.probed) is not None:
             answer.version = answer.version or last.version
             if last.HasField("latency"):
                 answer.latency.CopyFrom(last.latency)
@@ -238,7 +231,6 @@ class HealthMonitor:
         self._now.pop(integration, None)
         self._probe_due.pop(integration, None)
         self._closer.pop(integration, None)
-        self._health.forget(integration)
         gone = pb.Integration(id=integration, health=pb.IntegrationHealth(state=pb.HealthState.HEALTH_STATE_REMOVED))
         for watcher in self._watchers:
             if integration in watcher.ids:

@@ -22,6 +22,8 @@ from sluice_kit.pump import Pump
 log = logging.getLogger(__name__)
 
 _SERVICE: Final = "/sluice.provider.v1.ProviderService/"
+_MAX_REMOVED: Final = 1024
+"""So many ids of integrations that were removed are remembered, the last ones."""
 
 
 class RemoteGenerator:
@@ -171,6 +173,8 @@ class Integration:
         """Whether it was registered at run time, and may be removed."""
         self.adapter = ""
         """Name of the adapter behind it, once it was asked."""
+        self.probed: pb.GetStatusResponse | None = None
+        """What the last probe told."""
 
 
 class Integrations:
@@ -180,7 +184,7 @@ class Integrations:
         self._channels = channels
         self._by_id: dict[str, Integration] = {}
         self._retiring: dict[RegisteredGenerator, asyncio.Task[None]] = {}
-        self._removed: set[str] = set()
+        self._removed: dict[str, None] = {}
         for name, config in sorted(configs.items()):
             if (config.address is None) != config.colocate:
                 raise document.error(f"gateway.integrations.{name}", "needs either address or colocate: true")
@@ -216,14 +220,17 @@ class Integrations:
         return added
 
     def was_removed(self, integration: str) -> bool:
-        """Whether there was one of that id, registered at run time, and is none now."""
+        """Whether there was one of that id of late, registered at run time, and is none now."""
         return integration in self._removed and integration not in self._by_id
 
     def remove(self, integration: str) -> None:
         """Removes one that was registered. What it is being asked goes on to its end; nothing new is asked of it."""
         generator = self._by_id.pop(integration).generator
         assert isinstance(generator, RegisteredGenerator)  # no other is removed
-        self._removed.add(integration)
+        self._removed.pop(integration, None)
+        self._removed[integration] = None
+        if len(self._removed) > _MAX_REMOVED:
+            del self._removed[next(iter(self._removed))]
         task = asyncio.get_running_loop().create_task(generator.retire(), name=f"retiring {integration}")
         self._retiring[generator] = task
         task.add_done_callback(lambda _: self._retiring.pop(generator, None))

@@ -150,6 +150,7 @@ class Registration:
         for name, address in list(self._restored.items()):
             if records.get(name) != address:
                 self._take_away(name)
+        self._refused = {name: address for name, address in self._refused.items() if records.get(name) == address}
         for name, address in records.items():
             if name in self._restored or self._refused.get(name) == address:
                 continue
@@ -173,6 +174,7 @@ class Registration:
     def _take_away(self, name: str) -> None:
         del self._restored[name]
         self._integrations.remove(name)
+        self._standings.forget(name)
         self._catalog.invalidate(name)
         self._monitor.removed(name)
 

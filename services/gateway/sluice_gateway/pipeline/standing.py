@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
+from weakref import WeakValueDictionary
 
 from sluice.chat.v1.event_pb2 import AttemptOutcome
 from sluice.chat.v1.target_pb2 import Target
@@ -62,7 +63,7 @@ class _Standing:
 class _Shared:
     """What the targets of one integration share."""
 
-    __slots__ = ("breaker", "retries")
+    __slots__ = ("__weakref__", "breaker", "retries")
 
     def __init__(self, config: ResilienceConfig) -> None:
         self.breaker = Breaker(config.breaker)
@@ -75,7 +76,8 @@ class Standings:
     def __init__(self, config: ResilienceConfig) -> None:
         self._config = config
         self._targets: OrderedDict[tuple[str, str], _Standing] = OrderedDict()
-        self._shared: dict[str, _Shared] = {}
+        self._shared: WeakValueDictionary[str, _Shared] = WeakValueDictionary()
+        """Kept by the targets: integrations come and go, and what was asked of one that went may end later."""
         self._last_target: Target | None = None
         self._last: _Standing | None = None
 
@@ -87,7 +89,7 @@ class Standings:
         if standing is None:
             shared = self._shared.get(target.provider)
             if shared is None:
-                shared = self._shared[target.provider] = _Shared(self._config)
+                self._shared[target.provider] = shared = _Shared(self._config)
             standing = self._targets[key] = _Standing(Breaker(self._config.breaker), shared)
             if len(self._targets) > _MAX_TARGETS:
                 self._targets.popitem(last=False)

@@ -36,6 +36,8 @@ _MAX_LOCKED_SECONDS: Final = 5.0
 MAX_UNWRITTEN: Final = 100_000
 """So many rows of a statement wait for a database that is away; then the oldest are lost."""
 _CHECKPOINT_SECONDS: Final = 5.0
+_LONG_LOG_PAGES: Final = 8192
+"""32 MiB. A write-ahead log that is longer is cut off, for which what is written then waits a moment."""
 
 
 class Statement:
@@ -261,7 +263,11 @@ class Writer:
                 log.exception("the records' log cannot be checkpointed")
 
     def _run_checkpoint(self) -> None:
-        self._checkpointer.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+        _, pages, _ = self._checkpointer.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)").one()
+        if pages > _LONG_LOG_PAGES:
+            # Of itself the log is begun anew when all of it was moved and nothing came meanwhile, which under load may
+            # never be. What is left is little; it is moved with the writer kept out, who tries again.
+            self._checkpointer.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
         self._checkpointer.rollback()
 
 

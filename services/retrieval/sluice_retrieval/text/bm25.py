@@ -32,6 +32,8 @@ _LEAST_TERMS: Final = 40
 four."""
 WEIGHING: Final = 2
 """Raised when the same chunk would be weighed differently, so that what was indexed before is not reused."""
+_MAX_REMEMBERED: Final = 128
+"""Characters of a name that is remembered. What is longer is no name, but data; of it there is no end."""
 MAX_QUERY_TERMS: Final = 192
 """Distinct terms of a question that count; the rest of a longer one is left out."""
 
@@ -48,9 +50,13 @@ def term_id(word: str) -> int:
     return zlib.crc32(word.encode("utf-8", errors="surrogatepass"))
 
 
-@lru_cache(maxsize=65_536)
 def _terms_of(name: str) -> tuple[int, ...]:
     """Returns the ids of the words that a name stands for. Code repeats its names, so most are remembered."""
+    return _remembered_terms(name) if len(name) <= _MAX_REMEMBERED else tuple(map(term_id, words_of(name)))
+
+
+@lru_cache(maxsize=65_536)
+def _remembered_terms(name: str) -> tuple[int, ...]:
     return tuple(map(term_id, words_of(name)))
 
 
