@@ -2,26 +2,22 @@
 
 import datetime
 import json
-import os
 import ssl
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import grpc
 import pytest
 import pytest_asyncio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.retrieval.v1.corpus_pb2 import LocalSource, Source
 from sluice_cli.authority import Authority
-from sluice_cli.checkup import door, local, running
-from sluice_cli.checkup.findings import Finding, Findings, Level
+from sluice_cli.checkup import door, running
+from sluice_cli.checkup.findings import Findings, Level
 from sluice_cli.mesh import Target
 from sluice_client import RetryPolicy, SluiceClient
 from sluice_kit.errors import make_error
@@ -29,25 +25,13 @@ from sluice_kit.roles import ROLES
 from sluice_kit.testing import Mesh, mesh
 
 from .command import both
+from .findings import certificate, of, quiet
 
-SECRET: Final = "sk-not-to-be-shown-4711"
 ROUTES: Final = {"default": {"targets": ["scripted/echo"]}}
-
-
-def of(findings: Findings, part: str) -> Finding:
-    """The only finding about a part that is not well, else the only one."""
-    found = [one for one in findings.made if one.part == part]
-    bad = [one for one in found if one.level is not Level.OK]
-    (finding,) = bad or found
-    return finding
 
 
 def target(address: str, *, tls: bool = False) -> Target:
     return Target(address, tls, None, "as given")
-
-
-def quiet() -> Findings:
-    return Findings(lambda _: None)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -237,29 +221,6 @@ async def test_what_is_no_gateway_is_noticed() -> None:
     assert finding.said == f"what listens at 127.0.0.1:{port} is no gateway"
 
 
-def certificate(days: int, begins: int = -10) -> tuple[bytes, bytes]:
-    """A certificate for localhost that signed itself, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now + datetime.timedelta(days=begins))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return built.public_bytes(serialization.Encoding.PEM), private
-
-
 @pytest.mark.parametrize(
     ("days", "trusted", "level", "said"),
     [
@@ -305,101 +266,3 @@ def test_proxies_that_other_clients_take_are_named(environ: dict[str, str], warn
     findings = quiet()
     door.look_for_proxies(target("gw.mesh.test:7400"), environ, findings)
     assert bool(findings.made) == warned
-
-
-async def configured(tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Findings:
-    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    path = tmp_path / "sluice.yaml"
-    path.write_text(json.dumps({"state_dir": str(tmp_path), **settings}))
-    findings = quiet()
-    await local.examine(path, findings)
-    return findings
-
-
-async def test_a_configuration_is_read_with_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = tmp_path / "keys.yaml"
-    keys.write_text(json.dumps({"keys": [{"id": "a", "sha256": "ab" * 32, "tenant": "t"}]}))
-    keys.chmod(0o644)
-    settings = {
-        "auth": {"mode": "keys", "keys_file": "keys.yaml"},
-        "providers": {
-            "openai": {"adapter": "openai", "api_key": "${NO_SUCH_KEY}"},
-            "other": {"adapter": "openai", "api_key": SECRET},
-        },
-        "gateway": {
-            "routes": {"default": {"targets": ["openai/gpt", "other/gpt"]}},
-            "prices": {"other/gpt": {"input": 1}},
-        },
-        "telemetry": {"metrics": "127.0.0.1:1", "otlp": "http://127.0.0.1:1"},
-    }
-    settings["gateway"]["prices"]["other/gpt"]["output"] = 2  # type: ignore[index]  # of the literal above
-    findings = await configured(tmp_path, settings, monkeypatch)
-    assert SECRET not in str(findings.made)
-    assert of(findings, "auth.keys_file").said.startswith("others can read")
-    assert of(findings, "config").said == "providers.openai.api_key: NO_SUCH_KEY is not set here"
-    assert of(findings, "prices").said.startswith("openai/gpt has none")
-    assert of(findings, "telemetry.metrics").level is of(findings, "telemetry.otlp").level is Level.WARN
-    assert of(findings, "state_dir").said.endswith("GiB") or "GiB free" in of(findings, "state_dir").said
-
-
-async def test_mistakes_and_missing_files_are_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {
-        "auth": {"mode": "keys", "keys_file": "nowhere.yaml"},
-        "gateway": {"replicas": 2, "listen": "0.0.0.0:7400"},
-    }
-    findings = await configured(tmp_path, settings, monkeypatch)
-    failed = [one.said for one in findings.made if one.level is Level.FAIL]
-    assert any("more than one gateway needs" in said for said in failed) or any(
-        "nowhere.yaml" in said for said in failed
-    )
-    assert of(findings, "auth.keys_file").level is Level.FAIL
-
-
-async def test_little_room_and_open_doors_are_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_LITTLE_BYTES", 1 << 62)
-    settings = {"auth": {"mode": "insecure"}, "gateway": {"listen": "0.0.0.0:7400"}}
-    findings = await configured(tmp_path, settings, monkeypatch)
-    assert of(findings, "state_dir").level is Level.WARN
-    assert "without a key" in of(findings, "gateway.listen").said
-
-
-@pytest.mark.parametrize(
-    ("begins", "ends", "level", "said"),
-    [
-        (-10, 400, Level.OK, "holds until"),
-        (-100, 1, Level.WARN, "ends soon"),
-        (-10, -1, Level.FAIL, "ended at"),
-        (2, 400, Level.FAIL, "not yet"),
-    ],
-)
-async def test_the_meshs_own_certificates_are_judged(
-    begins: int, ends: int, level: Level, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    authority = Authority.create(tmp_path, "sluice.local")
-    authority.issue("openai", datetime.timedelta(days=1))
-    (tmp_path / "openai.pem").write_bytes(certificate(ends, begins)[0])
-    files = {"certificate": "openai.pem", "key": "openai.key", "ca": "ca.pem"}
-    findings = await configured(tmp_path, {"tls": files}, monkeypatch)
-    assert (of(findings, "tls.certificate").level, said in of(findings, "tls.certificate").said) == (level, True)
-    assert of(findings, "tls.ca").level is Level.OK
-
-
-async def test_what_is_no_certificate_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ca.pem").write_text("no certificate")
-    findings = await configured(tmp_path, {"tls": {"ca": "ca.pem"}}, monkeypatch)
-    assert "holds no certificate" in of(findings, "tls.ca").said
-
-
-async def test_a_disk_that_is_read_only_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.statvfs(tmp_path)
-    values = [*real[:8], real.f_flag | os.ST_RDONLY, *real[9:]]
-    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
-    finding = of(await configured(tmp_path, {}, monkeypatch), "state_dir")
-    assert (finding.level, "read-only" in finding.said) == (Level.FAIL, True)
-
-
-async def test_a_file_that_cannot_be_read_is_the_only_finding(tmp_path: Path) -> None:
-    findings = quiet()
-    await local.examine(tmp_path / "absent.yaml", findings)
-    (finding,) = findings.made
-    assert finding.level is Level.FAIL
