@@ -11,7 +11,11 @@ SLUICE: Final = Path(sys.executable).with_name("sluice")
 
 def variables(address: str) -> dict[str, str]:
     """Returns an environment in which the command finds the mesh, and nothing else that could lead it astray."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SLUICE_") and not name.lower().endswith("_proxy")
+    }
     return kept | {"SLUICE_ADDRESS": address, "NO_COLOR": "1", "COLUMNS": "110", "LINES": "40", "TERM": "xterm"}
 
 

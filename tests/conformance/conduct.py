@@ -115,9 +115,11 @@ async def runner(command: Sequence[str], key: str) -> AsyncIterator[Runner]:
 
 
 def _environment() -> dict[str, str]:
-    return {
+    kept = {
         name: value for name, value in os.environ.items() if not name.startswith("SLUICE_") or name == "SLUICE_CI_RUN"
     }
+    # The mesh is on this machine, whatever proxy leads away from it.
+    return kept | dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
 
 
 @contextlib.asynccontextmanager

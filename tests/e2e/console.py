@@ -226,6 +226,8 @@ def running_mesh(folder: Path, settings: str = "") -> Iterator[RunningMesh]:
     environment["PATH"] = os.pathsep.join((str(ROOT / ".venv" / "bin"), str(folder / "bin"), os.environ["PATH"]))
     # Without their folder in them, Go's objects are found in its cache by the next run, whose folder is another one.
     environment["GOFLAGS"] = f"{os.environ.get('GOFLAGS', '')} -trimpath -buildvcs=false".strip()
+    # The mesh is on this machine, whatever proxy leads away from it.
+    environment |= dict.fromkeys(("no_proxy", "NO_PROXY"), "127.0.0.1,localhost")
     environment |= {"SLUICE_CONFIG": str(config), "GOBIN": str(folder / "bin"), "NO_COLOR": "1", "COLUMNS": "120"}
     up = [str(ROOT / ".venv" / "bin" / "sluice"), "up", "--json", "--port", "0"]
     with (folder / "up.log").open("wb") as log:
