@@ -171,6 +171,19 @@ async def test_what_ended_was_not_noted_and_what_stands_still_is_noted_once(monk
     assert timers == []
 
 
+async def test_no_failure_of_an_adapter_leaves_an_attempt_open(start: Any, ask: Any) -> None:
+    """Not even one that looks like a limit of the gateway's own."""
+    async with start() as client:
+
+        async def generate(*_: Any) -> None:
+            raise TimeoutError
+
+        client.gateway._integrations.get("scripted").generator.generate = generate
+        assert (await client.stream(ask())).error is not None
+        [row] = await attempts(client)
+        assert (row["outcome"], row["reason"], row["usage_source"]) == ("failed", "INTERNAL", "estimated")
+
+
 # With a log: what it holds of each attempt.
 
 

@@ -192,9 +192,10 @@ async def run_attempt(
         await relay.verify()
         record.outcome = _COMPLETED
     except TimeoutError:
-        if watchdog is None or not watchdog.limit:
-            raise
         record.outcome = _FAILED
+        if watchdog is None or not watchdog.limit:  # not a limit of ours: an adapter's defect
+            record.error_reason = ErrorReason.ERROR_REASON_INTERNAL
+            raise
         record.error_reason = ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT
         raise watchdog.error() from None
     except asyncio.CancelledError:
