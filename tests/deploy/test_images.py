@@ -28,7 +28,7 @@ SAMPLE: Final = ("gateway", "providers-openai")
 """A service with a database, and an adapter with an SDK."""
 BUILT: Final = tuple(images()) if os.environ.get("SLUICE_IMAGES") == "all" else SAMPLE
 TOOLS: Final = {"pip", "setuptools", "wheel", "hatchling", "uv", "pytest", "mypy", "ruff", "grpcio-tools"}
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)

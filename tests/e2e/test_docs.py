@@ -103,7 +103,7 @@ def test_commands(page: Path, mesh: RunningMesh) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # the first time, grpcurl is fetched and compiled
+@pytest.mark.timeout(600)  # the first time, grpcurl is fetched and compiled
 @pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed, and grpcurl is installed by it")
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any("grpcurl" in block.body for block in consoles(page, "go"))], ids=name_of

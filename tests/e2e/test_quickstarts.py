@@ -75,7 +75,7 @@ def check_client(mesh: RunningMesh, command: str) -> None:
 
 @needs_node
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # the first time, everything is fetched and compiled
+@pytest.mark.timeout(600)  # the first time, everything is fetched and compiled
 def test_typescript(mesh: RunningMesh) -> None:
     quickstart(mesh, "typescript")
     check_client(mesh, "node clients/typescript/dist/quickstart/main.js")
@@ -83,7 +83,7 @@ def test_typescript(mesh: RunningMesh) -> None:
 
 @needs_go
 @pytest.mark.slow
-@pytest.mark.timeout(300)  # the first time, everything is fetched and compiled
+@pytest.mark.timeout(600)  # the first time, everything is fetched and compiled
 def test_go(mesh: RunningMesh) -> None:
     quickstart(mesh, "go")
     printed = mesh.shell(

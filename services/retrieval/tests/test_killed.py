@@ -29,7 +29,7 @@ from sluice_retrieval.store.server import ServerStore
 from .qdrant_server import qdrant_server
 from .test_incremental import EMBEDDER, contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 _ENDED = (
     task_service_pb2.TASK_STATE_SUCCEEDED,
     task_service_pb2.TASK_STATE_FAILED,
