@@ -28,6 +28,7 @@ from sluice_gateway.pipeline.run import Pipeline
 from sluice_gateway.pipeline.settle import Prices
 from sluice_gateway.records.database import open_records
 from sluice_gateway.records.ledger import Ledger
+from sluice_gateway.records.url import check_urls
 from sluice_gateway.registration import AllowList, Registration
 from sluice_gateway.reload import Reloader
 from sluice_gateway.responses.registry import Responses
@@ -65,6 +66,11 @@ class Gateway:
             from sluice_gateway.responses.redis_log import check_store
 
             check_store(document, config)
+            if config.log.redis is not None:
+                from sluice_gateway.responses.redis_url import check_url
+
+                check_url(document, config.log.redis)
+        check_urls(document, config)
         self.listen = config.listen
         self.probe = config.probe
         self.authenticator = public_authenticator(document)

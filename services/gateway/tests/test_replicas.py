@@ -18,7 +18,11 @@ REDIS = {"redis": {"url": "redis://127.0.0.1:1/0"}}
         ({"records": {"url": "${NO_SUCH_DATABASE}"}}, "gateway.records.url"),
         ({"records": {"url": "mysql://user@host/database"}}, "gateway.records.url"),
         ({"records": {"url": "no database"}}, "gateway.records.url"),
+        ({"records": {"url": "postgresql://user@host:port/database"}}, r":\d+: gateway.records.url: not a URL"),
+        ({"conversations": {"url": "mysql://user@host/database"}}, r":\d+: gateway.conversations.url: expected"),
         ({"log": {"redis": {"url": "${NO_SUCH_REDIS}"}}}, "gateway.log.redis.url"),
+        ({"log": {"redis": {"url": "no redis"}}}, r":\d+: gateway.log.redis.url: expected redis://"),
+        ({"log": {"redis": {"url": "redis://host:port/0"}}}, r":\d+: gateway.log.redis.url: expected redis://"),
     ],
 )
 async def test_a_configuration_that_would_lose_responses(start: Any, section: dict[str, Any], path: str) -> None:
