@@ -11,7 +11,7 @@ SOURCES := $(wildcard libs/kit/sluice_kit clients/python/sluice_client services/
 TESTS := $(wildcard conftest.py libs/*/tests services/*/tests clients/*/tests cli/tests bench/tests tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gen lock fmt lint types test test-peers clients test-clients check images-check manifests chaos demo bench bench-retrieval clean release
+.PHONY: help setup gen lock fmt lint types test test-peers clients test-clients check images-check manifests chaos demo bench bench-retrieval bench-soak clean release
 
 help: ## show this list
 	@echo "Sluice: make <target>"
@@ -89,6 +89,9 @@ demo: setup ## start a mesh, index this repository, ask about it, stop; no key a
 bench-retrieval: setup ## measure search: quality against baselines, and speed; ARGS=--help lists the parts
 	@$(PYTHON) scripts/setup.py --with minilm
 	@$(BIN)/python -m bench.retrieval $(ARGS)
+
+bench-soak: setup ## use a mesh in every way for a while, and say what it holds more of; ARGS=--help
+	@$(BIN)/python -m bench.soak $(ARGS)
 
 bench: setup ## measure streaming against a mock upstream; ARGS=--help lists the scenarios
 	@$(BIN)/python -m bench $(ARGS)

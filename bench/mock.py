@@ -1,8 +1,9 @@
 """A cheap upstream of the shape of OpenAI's chat completions: prebuilt bytes, no parsing to speak of.
 
 The model's name carries what to do, so that it survives every gateway in between: `m-n200-d20-t50-k4` is 200 tokens,
-20 ms between writes, 50 ms to the first token, 4 tokens a write. Left out, they are 200, 0, 0 and 1. Every token carries
-the time it was written (see `stamps`). Requests that do not ask for a stream get one fixed answer.
+20 ms between writes, 50 ms to the first token, 4 tokens a write. Left out, they are 200, 0, 0 and 1. `m-e503` is
+refused with that status, and `m-x5` breaks off after 5 tokens. Every token carries the time it was written (see
+`stamps`). Requests that do not ask for a stream get one fixed answer, those for embeddings one fixed vector.
 
     python -m bench.mock PORT
 """
@@ -21,7 +22,7 @@ _MODEL: Final = re.compile(rb'"model"\s*:\s*"([^"]*)"')
 _STREAM: Final = re.compile(rb'"stream"\s*:\s*true')
 _USAGE: Final = re.compile(rb'"include_usage"\s*:\s*true')
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:\s*(\d+)", re.IGNORECASE)
-_PARAMETER: Final = re.compile(rb"-([ndtk])(\d+(?:\.\d+)?)")
+_PARAMETER: Final = re.compile(rb"-([ndtkex])(\d+(?:\.\d+)?)")
 _DISTINCT: Final = 1000
 ANSWER: Final = "Hello there, how may I help you today?"
 
@@ -47,9 +48,10 @@ def _usage(tokens: int) -> bytes:
     return b"data: %s\n\n" % text.encode()
 
 
-def _document(value: object) -> bytes:
+def _document(value: object, status: bytes = b"200 OK") -> bytes:
     body = json.dumps(value, separators=(",", ":")).encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+    head = b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % (status, len(body)) + body
 
 
 _HEAD: Final = (
@@ -84,15 +86,25 @@ _WHOLE: Final = _document(
     }
 )
 _MODELS: Final = _document({"object": "list", "data": []})
+_VECTORS: Final = _document(
+    {
+        "object": "list",
+        "data": [{"object": "embedding", "index": 0, "embedding": [0.25, -0.5, 0.125, 1.0]}],
+        "model": "mock",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+    }
+)
+_REFUSAL: Final = {"error": {"message": "as the model's name asks", "type": "mock", "code": None, "param": None}}
 
 
 class _Answer:
     """A stream that is being written."""
 
-    __slots__ = ("burst", "delay", "left", "next", "tail")
+    __slots__ = ("breaks", "burst", "delay", "left", "next", "tail")
 
     def __init__(self, parameters: dict[bytes, float], usage: bool) -> None:
-        self.left = int(parameters.get(b"n", 200))
+        self.breaks = b"x" in parameters
+        self.left = int(parameters.get(b"x" if self.breaks else b"n", 200))
         self.delay = parameters.get(b"d", 0.0) / 1e3
         self.burst = max(1, int(parameters.get(b"k", 1)))
         self.next = 0
@@ -144,6 +156,12 @@ class _Connection(asyncio.Protocol):
         model = _MODEL.search(request, head)
         parameters = {key: float(value) for key, value in _PARAMETER.findall(model[1] if model else b"")}
         wait = parameters.get(b"t", 0.0) / 1e3
+        if b"e" in parameters:
+            self._later(wait, self._transport.write, _document(_REFUSAL, b"%d Refused" % int(parameters[b"e"])))
+            return
+        if b"/embeddings " in request[:64]:
+            self._later(wait, self._transport.write, _VECTORS)
+            return
         if not _STREAM.search(request, head):
             self._later(wait, self._transport.write, _WHOLE)
             return
@@ -160,10 +178,15 @@ class _Connection(asyncio.Protocol):
     def _write(self, answer: _Answer, before: bytes = b"") -> None:
         if self._closed:
             return
-        data = answer.take()
-        self._transport.write(before + data if answer.left else before + data + answer.tail)
+        data = before + answer.take()
         if answer.left:
+            self._transport.write(data)
             self._loop.call_later(answer.delay, self._write, answer)
+        elif answer.breaks:
+            self._transport.write(data)
+            self._transport.close()
+        else:
+            self._transport.write(data + answer.tail)
 
 
 async def serve(port: int) -> None:

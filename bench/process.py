@@ -118,6 +118,10 @@ class Process:
                 pages += int(fields[1])
         return pages * _PAGE
 
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal to the process itself."""
+        self._popen.send_signal(number)
+
     def stop(self) -> None:
         """Ends it and its children; returns when it is gone."""
         for number in (signal.SIGTERM, signal.SIGKILL):
