@@ -3,7 +3,7 @@
 from copy import deepcopy
 
 from sluice.chat.v1 import event_pb2, message_pb2, passage_pb2, target_pb2
-from sluice.chat.v1.message_pb2 import Message, Part, Reasoning, ToolCall
+from sluice.chat.v1.message_pb2 import Part, Reasoning, ToolCall
 from sluice.gateway.v1.chat_service_pb2 import Answer
 
 _ASSISTANT = message_pb2.MessageRole.MESSAGE_ROLE_ASSISTANT
@@ -114,25 +114,30 @@ class Fold:
 
     def answer(self) -> Answer:
         """Returns the answer so far; `completed` is set only if it came to its end."""
-        return Answer(
-            response=self._response,
-            message=Message(role=_ASSISTANT, parts=[self._part(block) for _, block in sorted(self._blocks.items())]),
-            text=self.text(),
-            citations=self.citations(),
-            passages=self._passages,
-            notices=self._notices,
-            target=self._target,
-            completed=self._completed,
-        )
+        # Written in place: what is handed to a constructor is copied, level by level.
+        answer = Answer(response=self._response, text=self.text())
+        message = answer.message
+        message.role = _ASSISTANT
+        for _, block in sorted(self._blocks.items()):
+            self._write(block, message.parts.add())
+        answer.citations.extend(self.citations())
+        answer.passages.extend(self._passages)
+        answer.notices.extend(self._notices)
+        if self._target is not None:
+            answer.target.CopyFrom(self._target)
+        if self._completed is not None:
+            answer.completed.CopyFrom(self._completed)
+        return answer
 
-    def _part(self, block: _Block) -> Part:
+    def _write(self, block: _Block, part: Part) -> None:
         text = block.text()
         if block.kind == "text":
-            return Part(text=text)
-        if block.kind == "reasoning":
+            part.text = text
+        elif block.kind == "reasoning":
             provider = self._target.provider if self._target is not None else ""
             state = b"".join(state for _, state in block.states)
-            return Part(reasoning=Reasoning(text=text, provider=provider, state=state))
-        if block.custom:
-            return Part(tool_call=ToolCall(id=block.tool_id, name=block.name, input_text=text))
-        return Part(tool_call=ToolCall(id=block.tool_id, name=block.name, arguments_json=text))
+            part.reasoning.CopyFrom(Reasoning(text=text, provider=provider, state=state))
+        elif block.custom:
+            part.tool_call.CopyFrom(ToolCall(id=block.tool_id, name=block.name, input_text=text))
+        else:
+            part.tool_call.CopyFrom(ToolCall(id=block.tool_id, name=block.name, arguments_json=text))

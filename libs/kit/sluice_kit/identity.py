@@ -30,4 +30,4 @@ def decode(value: bytes) -> Identity:
 
 def has_role(identity: Identity, role: "Role.ValueType") -> bool:
     """Tells whether the identity may do what `role` may: roles are ordered, each includes the ones before."""
-    return any(held >= role for held in identity.roles)
+    return max(identity.roles, default=Role.ROLE_UNSPECIFIED) >= role

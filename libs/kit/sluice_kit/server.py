@@ -9,13 +9,13 @@ import asyncio
 import gc
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from sluice_kit.auth import Authenticator
 from sluice_kit.config import ServerConfig
@@ -40,11 +40,29 @@ SERVER_OPTIONS: Final[dict[str, int]] = {
 }
 
 
+_LAST_ANSWERS_SECONDS: Final = 0.2
+
+
 class BindError(Exception):
     """An address cannot be listened on. The message says which and why."""
 
 
-_LAST_ANSWERS_SECONDS: Final = 0.2
+class GenericHandlers:
+    """Adds the handlers of generated code to a server, and leaves out what that code says a second time.
+
+    It registers each method at the core, too. For every call, of whatever method, grpc.aio then waits anew for the next
+    call of each registered one: the four of health and reflection would make every call of a service dearer.
+    """
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Adds handlers."""
+        self._server.add_generic_rpc_handlers(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Leaves them out: they are among the generic ones."""
 
 
 class Service(Protocol):
@@ -121,10 +139,13 @@ class Server:
 
     async def bind(self) -> None:
         """Takes the addresses and answers health checks, with NOT_SERVING. Raises BindError."""
-        await self._health.begin(self._server, self._probe, self._names)
+        generic = GenericHandlers(self._server)
+        probe = GenericHandlers(self._probe) if self._probe is not None else None
+        await self._health.begin(generic, probe, self._names)
         if self._config.reflection:
             names = [*self._names, SERVICE_NAME, reflection.SERVICE_NAME]
-            reflection.enable_server_reflection(names, self._server)
+            servicer = reflection.aio.ReflectionServicer(names)
+            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, generic)  # type: ignore[no-untyped-call]  # generated
         self.address = _bind(self._server, self.address, self._credentials)
         if self._probe is not None and self.probe_address is not None:
             # Plain on purpose: health checks of platforms cannot do TLS, and nothing but health is served there.

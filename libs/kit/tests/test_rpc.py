@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.task.v1 import task_service_pb2 as pb
@@ -309,3 +310,23 @@ async def test_an_old_connection_takes_no_new_calls_and_ends_none() -> None:
         assert await stream.read() is grpc.aio.EOF
         assert await stream.code() is grpc.StatusCode.OK
     await shut_down(service, server, 1)
+
+
+async def test_generated_code_registers_nothing_at_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered: list[str] = []
+    monkeypatch.setattr(
+        grpc.aio.Server, "add_registered_method_handlers", lambda _, service, handlers: registered.append(service)
+    )
+    service = TaskMesh(Tasks(), probe="127.0.0.1:0")
+    server = await start(service, ServerConfig())
+    try:
+        async with open_channel(server.address) as channel:
+            plain: Any = channel  # the stubs know no channel of grpc.aio
+            reflecting: Any = reflection_pb2_grpc.ServerReflectionStub(plain)
+            asked = reflection_pb2.ServerReflectionRequest(list_services="")
+            async for answer in reflecting.ServerReflectionInfo(iter([asked])):
+                names = {each.name for each in answer.list_services_response.service}
+    finally:
+        await shut_down(service, server, 1)
+    assert names == {"sluice.task.v1.TaskService", "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
+    assert registered == []

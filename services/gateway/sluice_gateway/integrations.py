@@ -181,6 +181,8 @@ class Integrations:
     """The adapters by id: those of the configuration, and those registered at run time."""
 
     def __init__(self, document: ConfigDocument, configs: dict[str, IntegrationConfig], channels: ChannelPool) -> None:
+        self.generation = 0
+        """Another number after each change of what there is, for whoever remembers something about it."""
         self._channels = channels
         self._by_id: dict[str, Integration] = {}
         self._retiring: dict[RegisteredGenerator, asyncio.Task[None]] = {}
@@ -217,6 +219,7 @@ class Integrations:
         generator = RegisteredGenerator(integration, self._channels.open(address, integration))
         added = Integration(integration, generator, "process", registered=True)
         self._by_id = dict(sorted({**self._by_id, integration: added}.items()))
+        self.generation += 1
         return added
 
     def was_removed(self, integration: str) -> bool:
@@ -234,6 +237,7 @@ class Integrations:
         task = asyncio.get_running_loop().create_task(generator.retire(), name=f"retiring {integration}")
         self._retiring[generator] = task
         task.add_done_callback(lambda _: self._retiring.pop(generator, None))
+        self.generation += 1
 
     @property
     def retiring(self) -> int:

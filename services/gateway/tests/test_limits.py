@@ -21,6 +21,8 @@ STUCK = "scripted/text?tokens=5&fault=stall@2"
     [
         ({"ttft_seconds": 0.2}, "scripted/text?ttft_ms=20000", "ttft"),
         ({"idle_seconds": 0.2}, STUCK, "idle"),
+        # The first content comes later than the idle limit is long.
+        ({"ttft_seconds": 1000, "idle_seconds": 0.2}, f"{STUCK}&ttft_ms=500", "idle"),
     ],
 )
 async def test_a_silent_upstream_is_given_up(

@@ -93,21 +93,19 @@ class AttemptRecord:
         if self.rates is not None:
             self.cost_nano_usd = 0
 
-    def to_proto(self) -> Attempt:
-        """Returns it as clients see it."""
-        attempt = Attempt(
-            attempt_id=self.id,
-            target=self.target,
-            outcome=self.outcome,
-            error_reason=self.error_reason,
-            usage=self.usage,
-            cost_nano_usd=self.cost_nano_usd,
-        )
+    def describe(self, attempt: Attempt) -> None:
+        """Writes it as clients see it."""
+        attempt.attempt_id = self.id
+        attempt.target.CopyFrom(self.target)
+        attempt.outcome = self.outcome
+        attempt.error_reason = self.error_reason
+        attempt.usage.CopyFrom(self.usage)
+        if self.cost_nano_usd is not None:
+            attempt.cost_nano_usd = self.cost_nano_usd
         if self.ttft is not None:
             attempt.time_to_first_token.FromNanoseconds(int(self.ttft * 1e9))
         if self.duration is not None:
             attempt.duration.FromNanoseconds(int(self.duration * 1e9))
-        return attempt
 
 
 class _Watchdog:
@@ -142,7 +140,9 @@ class _Watchdog:
                 if not self._patient:
                     # Heartbeats and Started keep a slow thinker alive until its time to first token is over.
                     name, due = "ttft", record.started + limits.ttft_seconds
-                again = min(due, now + limits.commit_window_seconds) if relay.prove_chars else due
+                # Once there is content the idle limit counts, or how fast it comes: look again by then.
+                soon = limits.commit_window_seconds if relay.prove_chars else limits.idle_seconds
+                again = min(due, now + soon)
             else:
                 rate_due = record.started + record.ttft + limits.commit_window_seconds
                 name, due = ("rate", rate_due) if rate_due < due else (name, due)
@@ -178,26 +178,14 @@ async def run_attempt(
     loop = asyncio.get_running_loop()
     record = relay.record
     record.started = relay.last_batch = loop.time()
-    watchdog: _Watchdog | None = None
-    if limits.min_tokens_per_second > 0 and not request.whole:
-        expected = limits.min_tokens_per_second * limits.commit_window_seconds
-        relay.prove_chars = max(1, int(expected * _CHARS_PER_TOKEN))
     try:
-        async with asyncio.timeout(None) as scope:
-            if not request.whole:  # a whole answer has no first token; its deadline is its limit
-                # Of what runs in the background nobody waits for the first token: it may stand in a vendor's queue.
-                watchdog = _Watchdog(scope, relay, limits, patient=request.background)
+        if request.whole:  # it has no first token; its deadline is its limit
             await generator.generate(request, call, relay.deliver)
+        else:
+            await _generate_watched(generator, request, call, limits, relay)
         relay.check_completed()
         await relay.verify()
         record.outcome = _COMPLETED
-    except TimeoutError:
-        record.outcome = _FAILED
-        if watchdog is None or not watchdog.limit:  # not a limit of ours: an adapter's defect
-            record.error_reason = ErrorReason.ERROR_REASON_INTERNAL
-            raise
-        record.error_reason = ErrorReason.ERROR_REASON_UPSTREAM_TIMEOUT
-        raise watchdog.error() from None
     except asyncio.CancelledError:
         record.outcome = _CANCELLED
         raise
@@ -210,6 +198,25 @@ async def run_attempt(
         record.error_reason = ErrorReason.ERROR_REASON_INTERNAL
         raise
     finally:
-        if watchdog is not None:
-            watchdog.stop()
         record.duration = loop.time() - record.started
+
+
+async def _generate_watched(
+    generator: Generator, request: GenerateRequest, call: Call, limits: RoutePolicy, relay: Relay
+) -> None:
+    """Has a stream made, and ends it where it misses a limit. Raises UPSTREAM_TIMEOUT then."""
+    if limits.min_tokens_per_second > 0:
+        expected = limits.min_tokens_per_second * limits.commit_window_seconds
+        relay.prove_chars = max(1, int(expected * _CHARS_PER_TOKEN))
+    scope = asyncio.timeout(None)
+    # Of what runs in the background nobody waits for the first token: it may stand in a vendor's queue.
+    watchdog = _Watchdog(scope, relay, limits, patient=request.background)
+    try:
+        async with scope:
+            await generator.generate(request, call, relay.deliver)
+    except TimeoutError:
+        if not watchdog.limit:
+            raise
+        raise watchdog.error() from None
+    finally:
+        watchdog.stop()

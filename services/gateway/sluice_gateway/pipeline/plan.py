@@ -1,8 +1,8 @@
 """Plan: from the model a request names to the targets that will be tried, in order."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.json_format import ParseDict, ParseError
 
@@ -15,10 +15,16 @@ from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import Reason, SluiceError, make_error
 from sluice_kit.rpc import validate
 
+_MAX_PLANS: Final = 1024
+"""Callers may name any model, so what is remembered is bounded."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The targets of one answer, how long it may take and how it is kept going. `targets` is never empty."""
+    """The targets of one answer, how long it may take and how it is kept going. `targets` is never empty.
+
+    One plan may be many requests': nothing in it is changed.
+    """
 
     targets: tuple[Target, ...]
     limits: RoutePolicy
@@ -81,10 +87,14 @@ class Planner:
     def __init__(self, document: ConfigDocument, config: GatewayConfig, integrations: Integrations) -> None:
         self._integrations = integrations
         self._routes = Routes(document, config)
+        self._plans: dict[str, Plan] = {}
+        """What was planned for names without fallbacks, by this table and these integrations."""
+        self._generation = integrations.generation
 
     def take(self, routes: Routes) -> None:
         """Plans by another table from now on; what was planned goes on as it was."""
         self._routes = routes
+        self._plans.clear()
 
     @property
     def default_alias(self) -> str:
@@ -111,12 +121,25 @@ class Planner:
             unique.setdefault((target.provider, target.model), target)
         return Plan(tuple(unique.values()), limits, own, self._routes.parameters.get(name))
 
-    def plan_answer(self, model: str, fallbacks: Iterable[str] = ()) -> Plan:
+    def plan_answer(self, model: str, fallbacks: Sequence[str] = ()) -> Plan:
         """As `plan`, but where the operator has set a default model it is in the plan, too.
 
         Then it also stands in for a name all of whose integrations this gateway does not have (any more): a route's, or
         one that was removed. A name that was never good is MODEL_NOT_FOUND as ever.
         """
+        if fallbacks:
+            return self._plan_answer(model, fallbacks)
+        if self._generation != self._integrations.generation:
+            self._generation = self._integrations.generation
+            self._plans.clear()
+        plan = self._plans.get(model)
+        if plan is None:
+            if len(self._plans) >= _MAX_PLANS:
+                self._plans.clear()
+            plan = self._plans[model] = self._plan_answer(model, ())
+        return plan
+
+    def _plan_answer(self, model: str, fallbacks: Iterable[str]) -> Plan:
         default = tuple(target for target in self._routes.default_model if target.provider in self._integrations)
         if not default:
             return self.plan(model, fallbacks)

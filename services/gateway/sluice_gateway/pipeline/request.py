@@ -23,13 +23,11 @@ def generate_request(
 
     `whole`: its caller reads the answer only when it is whole. `defaults` are parameters of the route.
     """
-    request = GenerateRequest(
-        attempt_id=record.id,
-        target=record.target,
-        messages=spec.messages,
-        passages=passages,
-        tools=spec.tools,
-    )
+    request = GenerateRequest(attempt_id=record.id)
+    request.target.CopyFrom(record.target)
+    request.messages.extend(spec.messages)
+    request.passages.extend(passages)
+    request.tools.extend(spec.tools)
     system = spec.system_instruction
     if spec.HasField("answer_language"):
         wish = f"Answer in the language with the BCP 47 tag {spec.answer_language}."

@@ -5,9 +5,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
-from sluice.chat.v1.event_pb2 import Accepted, Event
+from sluice.chat.v1.event_pb2 import Event
 from sluice.chat.v1.passage_pb2 import Passage
 from sluice.chat.v1.target_pb2 import Target
 from sluice.error.v1.error_reason_pb2 import ErrorReason
@@ -238,9 +236,11 @@ def _already_claimed(claim: Claim, response: Response) -> SluiceError:
 
 
 def _accepted(response: Response, plan: Plan, template: Template | None) -> Event:
-    time = Timestamp()
-    time.FromNanoseconds(response.accept_time_ns)
-    accepted = Accepted(response=response.name, targets=plan.targets, accept_time=time)
+    event = Event()
+    accepted = event.accepted
+    accepted.response = response.name
+    accepted.targets.extend(plan.targets)
+    accepted.accept_time.FromNanoseconds(response.accept_time_ns)
     if template is not None:
         accepted.template_id, accepted.template_sha256 = template.id, template.sha256
-    return Event(accepted=accepted)
+    return event

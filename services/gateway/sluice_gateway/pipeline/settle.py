@@ -96,12 +96,10 @@ def _estimate(request: GenerateRequest) -> int:
 
 def settle_response(upstream: Completed, attempts: Sequence[AttemptRecord]) -> Completed:
     """Returns the response's `Completed`: the finish of the last attempt, usage and cost of all of them."""
-    completed = Completed(
-        finish_reason=upstream.finish_reason,
-        raw_finish_reason=upstream.raw_finish_reason,
-        usage=total_usage(attempts),
-        attempts=[attempt.to_proto() for attempt in attempts],
-    )
+    completed = Completed(finish_reason=upstream.finish_reason, raw_finish_reason=upstream.raw_finish_reason)
+    completed.usage.CopyFrom(total_usage(attempts))
+    for attempt in attempts:
+        attempt.describe(completed.attempts.add())
     costs = [attempt.cost_nano_usd for attempt in attempts]
     if all(cost is not None for cost in costs):
         completed.cost_nano_usd = sum(cost for cost in costs if cost is not None)

@@ -162,7 +162,8 @@ class Responses:
             talk.response = response
             response.conversation = spec.conversation
         duration = self._duration(spec, response, call, plan.limits.total_seconds)
-        ends = asyncio.get_running_loop().time() + duration
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + duration
         own = Call(call.method, call.identity, ends, call.metadata, response.span)
         whole, needs = method == "Chat", needs_of(spec)
         job = Job(method, request_id, spec, plan, own, whole=whole, talk=talk, needs=needs)
@@ -174,7 +175,7 @@ class Responses:
         self._running[call.tenant] += 1
         self._total_running += 1
         work = self._run(response, job) if self._store is None else self._make(self._store, response, job)
-        task = asyncio.get_running_loop().create_task(work)
+        task = loop.create_task(work)
         # A task that is cancelled before its first step never enters its coroutine.
         task.add_done_callback(lambda _: response.abandoned())
         if talk is not None:

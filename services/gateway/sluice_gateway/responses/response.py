@@ -56,6 +56,7 @@ class Response:
         "_condensed",
         "_fold",
         "_grace_timer",
+        "_loop",
         "_on_end",
         "_on_growth",
         "_queue_bytes",
@@ -132,7 +133,8 @@ class Response:
         self.end_time = 0.0
         self.task: asyncio.Task[Any] | None = None
         self.cancelling: SluiceError | None = None
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[None] = self._loop.create_future()
         self._queue_bytes = queue_bytes
         self._on_growth = on_growth
         self._on_end = on_end
@@ -204,7 +206,7 @@ class Response:
     async def room(self) -> None:
         """Waits until nobody is too far behind any more."""
         while self.state is State.RUNNING and self._is_behind():
-            self._room = asyncio.get_running_loop().create_future()
+            self._room = self._loop.create_future()
             await self._room
 
     def _is_behind(self) -> bool:
@@ -238,7 +240,7 @@ class Response:
         if error is not None:
             forget_frames(error)  # it is kept, and raised for every watcher
         self.error = error
-        self.end_time = asyncio.get_running_loop().time()
+        self.end_time = self._loop.time()
         if self._grace_timer is not None:
             self._grace_timer.cancel()
             self._grace_timer = None
@@ -252,7 +254,7 @@ class Response:
         if self.ended:
             return
         self.state, self.error, self.overruled = State.FAILED, error, True
-        self.end_time = asyncio.get_running_loop().time()
+        self.end_time = self._loop.time()
         if self.task is not None and not self.task.done():
             self.cancelling = error
             self.task.cancel()
@@ -293,7 +295,7 @@ class Response:
         ahead = (
             sum(len(batch.body) for batch in log.batches() if batch.first > after) if after < log.last_sequence else 0
         )
-        watcher = Watcher(after, log.written - ahead, asyncio.get_running_loop().time())
+        watcher = Watcher(after, log.written - ahead, self._loop.time())
         self.watchers.add(watcher)
         if self._grace_timer is not None:
             self._grace_timer.cancel()
@@ -307,7 +309,7 @@ class Response:
         if self.watchers or self.state is not State.RUNNING or self.background:
             return
         if self.grace > 0:
-            self._grace_timer = asyncio.get_running_loop().call_later(self.grace, self._grace_passed)
+            self._grace_timer = self._loop.call_later(self.grace, self._grace_passed)
         else:
             self.cancel(CancelledByOwnerError("the client left"))
 
@@ -363,5 +365,5 @@ class Response:
 
 def _add(fold: Fold, batches: Iterable[Batch]) -> None:
     for batch in batches:
-        for offset, event in enumerate(unpack(batch)):
-            fold.add(batch.first + offset, event)
+        for number, event in enumerate(unpack(batch), batch.first):
+            fold.add(number, event)
