@@ -36,6 +36,15 @@ _MAX_LOCKED_SECONDS: Final = 5.0
 MAX_UNWRITTEN: Final = 100_000
 """So many rows of a statement wait for a database that is away; then the oldest are lost."""
 _CHECKPOINT_SECONDS: Final = 5.0
+_OF_A_ROW: Final = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+"""What the driver fails with when it is one row that cannot be written, and the others can."""
 _LONG_LOG_PAGES: Final = 8192
 """32 MiB. A write-ahead log that is longer is cut off, for which what is written then waits a moment."""
 
@@ -198,6 +207,10 @@ class Writer:
                     cursor.executemany(statement.sql, rows)
             cursor.close()
             self._driver.commit()
+        except _OF_A_ROW as error:
+            self._driver.rollback()
+            self._leave_out(error)
+            return
         except sqlite3.Error as error:
             self._driver.rollback()
             self._failed(error)
@@ -218,6 +231,31 @@ class Writer:
         for statement, row in claim.more:
             cursor.execute(statement.sql, row)
         return True
+
+    def _leave_out(self, error: Exception) -> None:
+        """Refuses what is waited for, of which whoever waits can ask again; of what is not, loses the bad rows alone.
+
+        Kept, one bad row would be tried again with all others, and none would ever be written.
+        """
+        log.error("a row cannot be written", extra={"error": type(error).__name__})
+        self._urgent = {}
+        self._tell(unavailable(type(error).__name__))
+        queued = [(statement, row) for statement, rows in self._later.items() for row in rows]
+        self._later = {}
+        for place, (statement, row) in enumerate(queued):
+            try:
+                self._driver.execute(statement.sql, row)
+                self._driver.commit()
+            except _OF_A_ROW as bad:
+                self._driver.rollback()
+                # Without its trace, which may quote the row.
+                log.error("records are lost", extra={"rows": 1, "error": type(bad).__name__})  # noqa: TRY400 - as said
+            except sqlite3.Error as failure:
+                self._driver.rollback()
+                for later, rest in queued[place:]:
+                    self._later.setdefault(later, []).append(rest)
+                self._failed(failure)
+                return
 
     def _failed(self, error: sqlite3.Error) -> None:
         now = self._loop.time()
