@@ -13,7 +13,7 @@ the client repeats by itself, and what it never repeats, is written in `sluice_c
 
 from sluice_client.client import SluiceClient
 from sluice_client.events import NumberedEvent, NumberedTaskEvent
-from sluice_client.failures import StreamProtocolError
+from sluice_client.failures import ClientClosedError, StreamProtocolError
 from sluice_client.health import HealthStream
 from sluice_client.pages import Pager
 from sluice_client.requests import question, repository
@@ -24,6 +24,7 @@ from sluice_kit.fold import Fold
 
 __all__ = [
     "ChatStream",
+    "ClientClosedError",
     "Fold",
     "HealthStream",
     "NumberedEvent",

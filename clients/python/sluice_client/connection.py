@@ -1,12 +1,13 @@
 """The channel to the gateway, and single calls on it."""
 
+import asyncio
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, cast
 
 import grpc
 
-from sluice_client.failures import read_failure
+from sluice_client.failures import ClientClosedError, read_failure
 from sluice_client.retry import Backoff, Deadline, RetryPolicy
 from sluice_client.tracing import trace_context
 from sluice_kit.channels import CHANNEL_OPTIONS
@@ -40,6 +41,7 @@ class Connection:
         self._metadata: tuple[tuple[str, str], ...] = (("authorization", f"Bearer {key}"),) if key else ()
         self._tls = tls
         self._channel: grpc.aio.Channel | None = None
+        self._closed = False
         self._stubs: dict[type, Any] = {}
 
     @property
@@ -75,6 +77,12 @@ class Connection:
                 return await method(request, timeout=deadline.left(), metadata=self.metadata)
             except grpc.aio.AioRpcError as error:
                 failure, broken = read_failure(error)
+            except asyncio.CancelledError:
+                # grpc says so of a call that ended with its channel, too, when nobody cancelled the caller.
+                task = asyncio.current_task()
+                if not self._closed or (task is not None and task.cancelling()):
+                    raise
+                raise ClientClosedError from None
             try:
                 if not (broken and repeatable):
                     raise failure
@@ -83,13 +91,15 @@ class Connection:
                 del failure  # or, raised, it would hold this frame, which holds it, the request and its answer
 
     async def close(self) -> None:
-        """Ends every call and closes the channel."""
+        """Ends every call with ClientClosedError and closes the channel. What is asked for later fails by it, too."""
+        self._closed = True
         channel, self._channel = self._channel, None
         self._stubs.clear()
         if channel is not None:
             await channel.close()
 
     async def __aenter__(self) -> Self:
+        self._closed = False  # entered again, it is open again
         return self
 
     async def __aexit__(
@@ -98,6 +108,8 @@ class Connection:
         await self.close()
 
     def _open(self) -> grpc.aio.Channel:
+        if self._closed:
+            raise ClientClosedError
         if self._channel is None:
             options = list(CHANNEL_OPTIONS)
             if self._tls:

@@ -5,7 +5,7 @@ from typing import Final
 import grpc
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
-from sluice_kit.errors import STATUS_DETAILS_KEY, InternalError, SluiceError, from_rpc_error
+from sluice_kit.errors import STATUS_DETAILS_KEY, CancelledByOwnerError, InternalError, SluiceError, from_rpc_error
 
 SERVICE: Final = "gateway"
 
@@ -25,6 +25,13 @@ _MOVED: Final = frozenset({ErrorReason.ERROR_REASON_DRAINING, ErrorReason.ERROR_
 
 class StreamProtocolError(InternalError):
     """The gateway broke a promise of its streams: a gap in the numbers, or an end that is no end."""
+
+
+class ClientClosedError(CancelledByOwnerError):
+    """The client was closed, which ended what it was doing, or before it was asked. A response may go on without it."""
+
+    def __init__(self) -> None:
+        super().__init__("the client is closed")
 
 
 def read_failure(error: grpc.aio.AioRpcError) -> tuple[SluiceError, bool]:

@@ -11,6 +11,8 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import grpc
 
+from sluice_client.failures import ClientClosedError
+
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
 
@@ -33,6 +35,9 @@ class StreamingCall(Protocol[M_co]):
     def done(self) -> bool:
         """Whether the call has ended."""
 
+    def cancelled(self) -> bool:
+        """Whether it was ended from this side."""
+
 
 class Reader(Generic[M]):
     """The messages of one call, in order, bounded."""
@@ -40,7 +45,8 @@ class Reader(Generic[M]):
     def __init__(self, call: StreamingCall[M]) -> None:
         self._call = call
         self._queue: deque[M] = deque()
-        self._failure: grpc.aio.AioRpcError | None = None
+        self._failure: grpc.aio.AioRpcError | ClientClosedError | None = None
+        self._leaving = False
         self._ended = False
         self._readable = asyncio.Event()
         self._room = asyncio.Event()
@@ -49,7 +55,7 @@ class Reader(Generic[M]):
     async def next(self) -> M | None:
         """Returns the next message, or None after the last one of a call that ended well.
 
-        Raises grpc.aio.AioRpcError, after every message that came before the failure.
+        Raises grpc.aio.AioRpcError, or ClientClosedError, after every message that came before the failure.
         """
         while not self._queue:
             if self._ended:
@@ -64,6 +70,7 @@ class Reader(Generic[M]):
 
     async def close(self) -> None:
         """Ends the call if it runs, and waits for the reading task."""
+        self._leaving = True
         self._call.cancel()
         self._room.set()
         task = self._task
@@ -78,6 +85,8 @@ class Reader(Generic[M]):
             while True:
                 message: Any = await self._call.read()
                 if message is grpc.aio.EOF:
+                    if self._was_closed():
+                        self._failure = ClientClosedError()
                     return
                 self._queue.append(message)
                 self._readable.set()
@@ -86,6 +95,15 @@ class Reader(Generic[M]):
                     await self._room.wait()
         except grpc.aio.AioRpcError as error:
             self._failure = error
+        except asyncio.CancelledError:
+            # grpc says so of a call that ended on this side, too.
+            if not self._was_closed():
+                raise
+            self._failure = ClientClosedError()
         finally:
             self._ended = True
             self._readable.set()
+
+    def _was_closed(self) -> bool:
+        """Whether the call ended on this side, and not by this reader: with its channel."""
+        return self._call.cancelled() and not self._leaving

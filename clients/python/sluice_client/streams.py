@@ -14,7 +14,7 @@ import grpc
 from sluice.gateway.v1 import chat_service_pb2 as chat_pb
 from sluice.task.v1 import task_service_pb2 as task_pb
 from sluice_client.events import NumberedEvent, NumberedTaskEvent
-from sluice_client.failures import StreamProtocolError, read_failure
+from sluice_client.failures import ClientClosedError, StreamProtocolError, read_failure
 from sluice_client.reader import Reader, StreamingCall
 from sluice_client.retry import Backoff, Deadline, RetryPolicy
 from sluice_kit.errors import DeadlineError, SluiceError
@@ -108,6 +108,10 @@ class NumberedStream(ABC, Generic[M, E]):
             await self._close_reader()
             await self._recover(error)
             return
+        except ClientClosedError:
+            await self._close_reader()
+            self._ended = True
+            raise
         if message is not None:
             self._take(message)
             return
