@@ -124,7 +124,10 @@ class GoogleAdapter(HttpAdapter):
                 api_version=self._version,
                 headers=settings.headers,
                 aiohttp_client=session,
+                # The SDK makes clients that nobody uses, which would take the environment's proxies.
+                client_args={"trust_env": False},
                 async_client_args={
+                    "trust_env": False,
                     "proxy": settings.proxy.reveal() if settings.proxy else None,
                     "allow_redirects": False,
                     "ssl": self.upstream.tls,

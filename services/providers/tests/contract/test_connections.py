@@ -11,7 +11,7 @@ from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.provider.v1 import provider_service_pb2 as pb
 from sluice_kit.errors import SluiceError
 
-from .conftest import Start
+from .conftest import Start, wires_with
 from .formats import FORMATS
 from .subject import asking, failure_of, subject, text_of
 from .upstream import Connection, Request, Upstream
@@ -126,11 +126,22 @@ async def test_a_proxy_is_used_as_configured(transport: str, upstream: Upstream,
     assert upstream.last.headers["proxy-authorization"].startswith("Basic ")
 
 
+@wires_with(lambda wire: True)
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
 async def test_the_environments_proxies_are_not_used(
-    start: Start, wire: Format, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+    scheme: str, start: Start, wire: Format, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
-    upstream.answer(wire.stream(wire.text("Hello")))
+    """Neither for tokens nor by an SDK, some of which read them whatever they are told."""
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"{scheme}://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     async with start() as running:
+        upstream.answer(wire.stream(wire.text("Hello")))
         assert text_of(await running.generate(asking("vendor", wire.model))) == "Hello"
+        upstream.answer(wire.models)
+        assert (await running.call("ListModels", pb.ListModelsRequest())).models
+        if wire.embeddings is not None:
+            upstream.answer(wire.embeddings)
+            target = asking("vendor", "embedding-model").target
+            assert (await running.call("Embed", pb.EmbedRequest(target=target, texts=["a"]))).embeddings
