@@ -63,13 +63,9 @@ class Gateway:
         check_listeners(document, document.section("auth", AuthConfig), listeners, inside)
         if config.replicas > 1 or config.log.redis is not None:
             # Redis's client takes a while to load, and most gateways need none.
-            from sluice_gateway.responses.redis_log import check_store
+            from sluice_gateway.responses.redis_settings import check_log
 
-            check_store(document, config)
-            if config.log.redis is not None:
-                from sluice_gateway.responses.redis_url import check_url
-
-                check_url(document, config.log.redis)
+            check_log(document, config)
         check_urls(document, config)
         self.listen = config.listen
         self.probe = config.probe

@@ -11,6 +11,7 @@ import redis.asyncio as redis
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice.gateway.v1 import chat_service_pb2 as pb
+from sluice_gateway.responses.store import StoreUnavailableError
 
 from .pausing import pausing
 
@@ -182,6 +183,33 @@ async def test_without_redis_running_ones_end_or_go_on_and_new_ones_are_refused(
     assert len(await client.rows("attempts")) == 1
     own_redis.start()
     assert (await client.stream(spec, request_id)).error is None
+
+
+async def test_while_redis_is_away_one_at_a_time_asks_for_it(
+    gateways: Any, own_redis: Any, ask: Any, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await gateways(url=own_redis.url)
+    store = client.gateway.responses._store
+    own_redis.kill()
+    assert (await client.stream(ask())).error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
+    gate = asyncio.Event()
+
+    async def hang(command: Any) -> Any:
+        command.close()
+        await gate.wait()
+        raise StoreUnavailableError("hangs")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_ask", hang)
+        asking = asyncio.create_task(client.stream(ask()))
+        await until(lambda: store._opening == 1)
+        # It would wait for the gate, too, if it asked.
+        assert (await client.stream(ask())).error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
+        gate.set()
+        assert (await asking).error.reason == R.ERROR_REASON_STORE_UNAVAILABLE
+    assert store._opening == 0
+    own_redis.start()
+    assert (await client.stream(ask())).error is None
 
 
 async def test_of_another_tenant_nothing_is_found(gateways: Any, ask: Any) -> None:

@@ -22,7 +22,6 @@ from redis.exceptions import RedisError
 from sluice.auth.v1.identity_pb2 import Identity
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_gateway.config import GatewayConfig, RedisConfig
-from sluice_gateway.records.url import is_shared
 from sluice_gateway.responses.redis_appends import Appends
 from sluice_gateway.responses.redis_scripts import APPEND, FREE, RENEW
 from sluice_gateway.responses.response import Response, State
@@ -33,7 +32,6 @@ from sluice_gateway.responses.store import (
     StoreUnavailableError,
     lost,
 )
-from sluice_kit.config import ConfigDocument
 from sluice_kit.errors import from_status, make_error, to_status
 from sluice_kit.ids import new_id
 
@@ -66,6 +64,7 @@ class RedisStore:
         # Commands take turns on a few connections: the pool fails who finds all in use, and the one that waits costs more.
         self._redis: Any = redis.Redis.from_url(url, max_connections=_CONNECTIONS, **options)
         self._turns = asyncio.Semaphore(_CONNECTIONS)
+        self._away, self._opening = False, 0  # whether the last command failed, and how many are being accepted
         # Who waits for what another gateway writes holds a connection all the while.
         self._waiting: Any = redis.Redis.from_url(url, max_connections=_MAX_FOLLOWED, **options)
         self._appends = Appends(self._redis, APPEND, self._ask)
@@ -111,6 +110,16 @@ class RedisStore:
     # What LogStore promises.
 
     async def open(self, response: Response, key: tuple[str, str, str] | None) -> str | None:
+        # One that hangs refuses nothing for seconds: while it is away, one new response at a time finds out if it still is.
+        if self._away and self._opening:
+            raise StoreUnavailableError("away")
+        self._opening += 1
+        try:
+            return await self._open(response, key)
+        finally:
+            self._opening -= 1
+
+    async def _open(self, response: Response, key: tuple[str, str, str] | None) -> str | None:
         if key is not None:
             name = self._key("request", *key)
             value = f"{response.fingerprint.hex()} {response.id}"
@@ -331,9 +340,14 @@ class RedisStore:
     async def _ask(self, command: Coroutine[Any, Any, T]) -> T:
         try:
             async with self._turns:
-                return await _unless_away(command)
+                answer = await _unless_away(command)
+        except StoreUnavailableError:
+            self._away = True
+            raise
         finally:
             command.close()  # one that was cancelled before its turn never ran
+        self._away = False
+        return answer
 
     async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         down = False
@@ -382,17 +396,3 @@ def _end(mirror: Response, about: dict[bytes, bytes]) -> None:
     error = from_status(Status.FromString(about[b"error"])) if about[b"error"] else None
     mirror.keep_answer(about[b"answer"])
     mirror.finish(State(about[b"state"].decode()), error)
-
-
-def check_store(document: ConfigDocument, config: GatewayConfig) -> None:
-    """Raises ConfigError if there are several gateways without a log and records that they share, or no address."""
-    settings = config.log.redis
-    if config.replicas > 1:
-        if settings is None:
-            raise document.error("gateway.replicas", "more than one gateway needs gateway.log.redis")
-        if not is_shared(document, config.records):
-            raise document.error(
-                "gateway.replicas", "more than one gateway needs gateway.records.url: a Postgres that they share"
-            )
-    if settings is not None and settings.url.missing is not None:
-        raise document.error("gateway.log.redis.url", f"the variable {settings.url.missing} is not set")
