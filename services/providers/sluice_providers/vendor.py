@@ -8,16 +8,13 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 from sluice.error.v1.error_reason_pb2 import ErrorReason
 from sluice_kit.errors import SluiceError, make_error
 from sluice_providers.exchange import HttpAdapter
 from sluice_providers.failures import protocol_error, vendor_failure
 from sluice_providers.http import HttpSettings, sdk_transport
-
-_KEPT_CONNECTIONS: Final = 100
-"""Connections of an SDK that are kept for what comes next; how many there are is for the caller to limit."""
 
 
 class VendorAdapter(HttpAdapter, ABC):
@@ -58,9 +55,12 @@ class VendorAdapter(HttpAdapter, ABC):
     def make_client(self, sdk: Any, arguments: dict[str, Any]) -> Any:
         """Makes the SDK's asynchronous client."""
 
+    def make_http_client(self, sdk: Any, rules: dict[str, Any]) -> Any:
+        """Makes the HTTP client that the SDK is given, which keeps to the rules of every other connection."""
+        return sdk.DefaultAsyncHttpxClient(**rules)
+
     def _client_arguments(self, sdk: Any) -> dict[str, Any]:
         settings: HttpSettings = self.settings
-        http = importlib.import_module("httpx2")
         return {
             # The SDK insists on some key, also where the server wants none.
             "api_key": settings.api_key.reveal() or "none",
@@ -68,11 +68,7 @@ class VendorAdapter(HttpAdapter, ABC):
             "default_headers": settings.headers,
             "max_retries": 0,
             "timeout": sdk.Timeout(settings.call_seconds, connect=settings.connect_seconds),
-            # Not the SDK's own kind of it: Anthropic's takes the environment's proxies, whatever it is told.
-            "http_client": http.AsyncClient(
-                **sdk_transport(self.upstream, settings),
-                limits=http.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS),
-            ),
+            "http_client": self.make_http_client(sdk, sdk_transport(self.upstream, settings)),
         }
 
     @property

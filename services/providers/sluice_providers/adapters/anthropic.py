@@ -1,5 +1,6 @@
 """`anthropic`: messages, models and token counts of Anthropic. Passages come back cited natively."""
 
+import importlib
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _R = ErrorReason
 _TOO_LONG: Final = ("prompt is too long", "exceed context limit")
 _SPENT: Final = ("credit balance is too low", "specified API usage limits")
+_KEPT_CONNECTIONS: Final = 100
+"""Connections of the SDK that are kept for what comes next; how many there are is for the caller to limit."""
 
 
 class AnthropicSettings(HttpSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +76,12 @@ class AnthropicAdapter(VendorAdapter):
         "request_too_large": _R.ERROR_REASON_CONTEXT_TOO_LONG,
         "timeout_error": _R.ERROR_REASON_UPSTREAM_TIMEOUT,
     }
+
+    def make_http_client(self, sdk: Any, rules: dict[str, Any]) -> Any:
+        # The SDK's own kind takes the environment's proxies, whatever it is told.
+        http = importlib.import_module("httpx2")
+        limits = http.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS)
+        return http.AsyncClient(**rules, limits=limits)
 
     def make_client(self, sdk: Any, arguments: dict[str, Any]) -> Any:
         return sdk.AsyncAnthropic(**arguments)
