@@ -1,11 +1,12 @@
 """Fixtures for the tests of every member: real servers, from this system or Debian's packages (scripts/servers.py).
 
-Each is started by the first test that wants it, shared by the run, and ended with it; a test takes a database of its
-own from it. Where a server cannot be had, the test is skipped with the reason.
+Each server is started by the first test that wants it, shared by the run, and ended with it; a test takes a database of
+its own from it. Where a server cannot be had, the test is skipped with the reason.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -63,3 +64,14 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
     yield url
     if not postgres.stopped:
         postgres.drop(url)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Switches the garbage collector off, so that only what nobody refers to is gone."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

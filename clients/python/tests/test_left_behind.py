@@ -1,7 +1,6 @@
 """A closed client has no connection left, however its streams ended: none waits for garbage collection."""
 
 import gc
-from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -13,16 +12,6 @@ from .fake import FakeChat, Line, script, serving
 
 SPEC = question("why?")
 IMPATIENT = RetryPolicy(initial=0.001, maximum=0.001, patience=0.001)
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _calls() -> int:

@@ -1,10 +1,8 @@
 """A call that failed leaves nothing behind that waits for garbage collection: in a service that comes once in hours."""
 
 import asyncio
-import gc
 import logging
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +55,6 @@ class _Tasks:
 
     async def CancelTask(self, _: pb.CancelTaskRequest, __: Call) -> pb.CancelTaskResponse:
         return pb.CancelTaskResponse()
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 @pytest.mark.usefixtures("uncollected")

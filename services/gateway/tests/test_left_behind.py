@@ -4,7 +4,7 @@ What has ended is to be gone when it is given up, not when garbage is collected:
 """
 
 import gc
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +29,6 @@ BREAKS = "scripted/text?tokens=9&fault=UPSTREAM_UNAVAILABLE@4"
 SLOW = "scripted/text?tokens=2&ttft_ms=60000"
 SOON = {"delay": {"nanos": 10_000_000}}
 RESTART = pb.MidstreamPolicy.MIDSTREAM_POLICY_RESTART
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _responses() -> int:
