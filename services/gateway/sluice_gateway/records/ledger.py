@@ -274,15 +274,8 @@ def labels_text(labels: Mapping[str, str]) -> str:
 
 
 def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:
-    usage = attempt.usage
     return {
-        "outcome": _OUTCOMES[attempt.outcome],
-        "reason": reason_name(attempt.error_reason) if attempt.error_reason else "",
-        "input_tokens": usage.input_tokens,
-        "cached_input_tokens": usage.cached_input_tokens,
-        "output_tokens": usage.output_tokens,
-        "reasoning_tokens": usage.reasoning_tokens,
-        "usage_source": _SOURCES[usage.source],
+        **_outcome_of(attempt),
         "cost_nano_usd": attempt.cost_nano_usd,
         "ttft_us": None if attempt.ttft is None else int(attempt.ttft * 1e6),
         "duration_us": None if attempt.duration is None else int(attempt.duration * 1e6),
@@ -291,8 +284,17 @@ def _end_of(attempt: "AttemptRecord") -> dict[str, Any]:
 
 def _end_as_told(attempt: event_pb2.Attempt) -> dict[str, Any]:
     """Returns the same of an attempt as clients see it."""
-    usage = attempt.usage
     first, whole = attempt.time_to_first_token, attempt.duration
+    return {
+        **_outcome_of(attempt),
+        "cost_nano_usd": attempt.cost_nano_usd if attempt.HasField("cost_nano_usd") else None,
+        "ttft_us": first.ToMicroseconds() if attempt.HasField("time_to_first_token") else None,
+        "duration_us": whole.ToMicroseconds() if attempt.HasField("duration") else None,
+    }
+
+
+def _outcome_of(attempt: "AttemptRecord | event_pb2.Attempt") -> dict[str, Any]:
+    usage = attempt.usage
     return {
         "outcome": _OUTCOMES[attempt.outcome],
         "reason": reason_name(attempt.error_reason) if attempt.error_reason else "",
@@ -301,9 +303,6 @@ def _end_as_told(attempt: event_pb2.Attempt) -> dict[str, Any]:
         "output_tokens": usage.output_tokens,
         "reasoning_tokens": usage.reasoning_tokens,
         "usage_source": _SOURCES[usage.source],
-        "cost_nano_usd": attempt.cost_nano_usd if attempt.HasField("cost_nano_usd") else None,
-        "ttft_us": first.ToMicroseconds() if attempt.HasField("time_to_first_token") else None,
-        "duration_us": whole.ToMicroseconds() if attempt.HasField("duration") else None,
     }
 
 
